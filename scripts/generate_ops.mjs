@@ -17,7 +17,7 @@ function attrType(attr) {
 const ops = JSON.parse(addon.ops())
 const lines = [
   '// Generated from the addon by `npm run generate:ops`; do not edit. One entry per native operator, sorted by name.',
-  "import { dtypes, type DType } from '../tensor/dtype'",
+  "import { dtypes, type DType } from './dtype'",
   '',
   'export interface OpAttrs {',
 ]

@@ -1,7 +1,7 @@
 // Reverse-mode differentiation: walks the tape backwards, adds up the gradients of every tensor and leaves those of the
 // leaves in their `grad`. What a record saved and every inner gradient is released as soon as it was used.
 import { LeanformerError } from '../native/errors'
-import type { DType } from '../tensor/dtype'
+import type { DType } from '../native/dtype'
 import { keep, scope } from '../tensor/scope'
 import { run1, type Tensor } from '../tensor/tensor'
 import { currentTape, noGrad, releaseSaved, type GradientContext, type Tape, type TapeRecord } from './tape'

@@ -1,7 +1,7 @@
 // The tape: one record per differentiable operator that ran, with what its gradient needs. Records hold aliases of saved
 // tensors, so scopes may dispose the originals; they are released as backward() goes, or when the outermost scope closes.
 import { keep, onOutermostClose } from '../tensor/scope'
-import { isFloating, type DType } from '../tensor/dtype'
+import { isFloating, type DType } from '../native/dtype'
 import type { Tensor } from '../tensor/tensor'
 
 /** What a gradient function may ask about its inputs. */

@@ -3,7 +3,7 @@
 import { callOp, createFrom, mutatedInputs, readInto, releaseHandle, viewOf, type RawTensor } from '../native/call'
 import { LeanformerError } from '../native/errors'
 import type { OpAttrs, OpName } from '../native/ops.gen'
-import { checkDType, dtypes, newHostArray, type DType, type HostArray } from './dtype'
+import { checkDType, dtypes, newHostArray, type DType, type HostArray } from '../native/dtype'
 import { getDevice, deviceByNumber, type Device } from './device'
 import { bf16ToNumber, f16ToNumber, numberToBf16, numberToF16 } from './half'
 import { currentScope, type Scope } from './scope'

@@ -1,5 +1,5 @@
 // Number formats of tensors. The order is that of `enum class DType` in native/api/kernel.h.
-import { LeanformerError } from '../native/errors'
+import { LeanformerError } from './errors'
 
 export const dtypes = ['f32', 'f16', 'bf16', 'f64', 'i8', 'u8', 'i32', 'i64', 'bool'] as const
 export type DType = (typeof dtypes)[number]
