@@ -16,6 +16,7 @@ import { alibiSlopes } from '../ops/alibi'
 import { embedding } from '../ops/embedding'
 import { linearCrossEntropy, type LinearCrossEntropyOptions } from '../ops/linear_cross_entropy'
 import { linear } from '../ops/linear'
+import { slice } from '../ops/slice'
 import { keep } from '../tensor/scope'
 import { tensor, type Tensor } from '../tensor/tensor'
 
@@ -121,6 +122,13 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
   /** Unnormalised log-probabilities [batch, tokens, vocab] of each next token. */
   logits(ids: Tensor, inputs: GPTInputs = {}): Tensor {
     return linear(this.call(ids, inputs), this.headWeight())
+  }
+
+  /** logits() of the last token only: [batch, 1, vocab]. */
+  lastLogits(ids: Tensor, inputs: GPTInputs = {}): Tensor {
+    const hidden = this.call(ids, inputs)
+    const [batch, tokens, width] = hidden.shape
+    return linear(slice(hidden, [0, tokens - 1, 0], [batch, tokens, width]), this.headWeight())
   }
 
   /**

@@ -66,7 +66,7 @@ Napi::Value read(const Napi::CallbackInfo& info) {
     if (static_cast<int64_t>(bytes.ByteLength()) != source.view.numel * dtype_size(source.view.dtype)) {
       throw OpError(kArgument, "read: the destination has the wrong size");
     }
-    self.completion->expect();
+    self.completion->expect(info.Env());
     const double id = info[2].As<Napi::Number>().DoubleValue();
     stream.read(source, bytes.Data(), [completion = self.completion, id](const StreamError& error) {
       completion->finish(id, error);
@@ -94,7 +94,7 @@ Napi::Value fence(const Napi::CallbackInfo& info) {
   return guarded(info, [&] {
     Environment& self = self_of(info);
     Stream& stream = stream_of(info);
-    self.completion->expect();
+    self.completion->expect(info.Env());
     const double id = info[1].As<Napi::Number>().DoubleValue();
     double* out = info[2].As<Napi::Float64Array>().Data();
     stream.fence([completion = self.completion, id, out, &stream](const StreamError& error) {
