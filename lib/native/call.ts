@@ -1,6 +1,6 @@
 // The one way into the addon for operators: packs an operator's number, its inputs' handles and its attributes into a
 // shared Float64Array, and unpacks the handles and shapes of the results.
-import { addon } from './addon'
+import { addon } from './binding'
 import { errorCodes, LeanformerError } from './errors'
 import { opTable, type OpAttrs, type OpName } from './ops.gen'
 

@@ -1,5 +1,5 @@
 // Devices by name. `cpu` computes; `meta` only knows shapes, bytes and costs; `cuda:N` come from a plug-in.
-import { addon } from '../native/addon'
+import { addon } from '../native/binding'
 import { fence } from '../native/call'
 import { LeanformerError } from '../native/errors'
 
