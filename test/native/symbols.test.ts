@@ -7,14 +7,17 @@ import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'nod
 import os from 'node:os'
 import path from 'node:path'
 
-const built = path.resolve(__dirname, '../../build/cmake/CMakeFiles')
+const root = path.resolve(__dirname, '../..')
+const built = path.join(root, 'build/cmake/CMakeFiles')
 const onLinux = process.platform === 'linux' ? test : test.skip
 const onLinuxX64 = process.platform === 'linux' && process.arch === 'x64' ? test : test.skip
 
 function objects(library: string): string[] {
   const folder = path.join(built, `${library}.dir`)
   const files = existsSync(folder) ? readdirSync(folder, { recursive: true, encoding: 'utf8' }) : []
-  const found = files.filter((file) => file.endsWith('.o')).map((file) => path.join(folder, file))
+  // An object whose source was removed stays behind and is linked no more.
+  const current = files.filter((file) => file.endsWith('.o') && existsSync(path.join(root, file.slice(0, -2))))
+  const found = current.map((file) => path.join(folder, file))
   if (found.length === 0) throw new Error(`no objects in ${folder}: run \`npm run build:native\` in the repository first`)
   return found
 }
