@@ -61,7 +61,8 @@ function nativeProblems(files: string[], read: (file: string) => string): string
     for (const [, header] of read(file).matchAll(/^\s*#\s*include\s*"([^"]+)"/gm)) {
       const to = header.split('/')[0]
       const generated = header === 'build_info.h' && ['core', 'napi'].includes(from)
-      if (to !== from && !nativeIncludes[from]?.includes(to) && !generated) problems.push(`${file}: must not include "${header}"`)
+      if (to === from || nativeIncludes[from]?.includes(to) || generated) continue
+      problems.push(`${file}: must not include "${header}"`)
     }
     const nodeApi = /^\s*#\s*include\s*<(napi|node_api|js_native_api|uv)/m.test(read(file))
     if (nodeApi && from !== 'napi') problems.push(`${file}: only native/napi may include Node's headers`)

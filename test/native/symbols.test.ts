@@ -18,7 +18,7 @@ function objects(library: string): string[] {
   // An object whose source was removed stays behind and is linked no more.
   const current = files.filter((file) => file.endsWith('.o') && existsSync(path.join(root, file.slice(0, -2))))
   const found = current.map((file) => path.join(folder, file))
-  if (found.length === 0) throw new Error(`no objects in ${folder}: run \`npm run build:native\` in the repository first`)
+  if (found.length === 0) throw new Error(`no objects in ${folder}: run \`npm run build:native\` in the checkout`)
   return found
 }
 
@@ -32,7 +32,8 @@ function sharedSymbols(object: string): string[] {
 
 // VEX and EVEX instructions (they begin with v) and mask registers in the code that runs when the addon is loaded.
 function vectorStartUp(object: string): string[] {
-  const { stdout } = spawnSync('objdump', ['-d', '--no-show-raw-insn', '-j', '.text.startup', object], { encoding: 'utf8', maxBuffer: 1 << 28 })
+  const args = ['-d', '--no-show-raw-insn', '-j', '.text.startup', object]
+  const { stdout } = spawnSync('objdump', args, { encoding: 'utf8', maxBuffer: 1 << 28 })
   return stdout
     .split('\n')
     .map((line) => line.match(/^\s*[0-9a-f]+:\s+(\S.*)$/)?.[1].trim() ?? '')
