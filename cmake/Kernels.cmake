@@ -20,17 +20,13 @@ function(add_kernels name isa sources)
   set(KERNEL_OBJECTS ${KERNEL_OBJECTS} $<TARGET_OBJECTS:${name}> PARENT_SCOPE)
 endfunction()
 
-# Sets `result` to the flags, or to nothing when the compiler refuses one of them.
+# Sets `result` to the flags, or to nothing when the compiler refuses them.
 function(accepted_flags result)
-  set(accepted ${ARGN})
-  foreach(flag IN LISTS ARGN)
-    string(MAKE_C_IDENTIFIER "HAVE_FLAG${flag}" variable)
-    check_cxx_compiler_flag(${flag} ${variable})
-    if(NOT ${variable})
-      set(accepted "")
-    endif()
-  endforeach()
-  set(${result} ${accepted} PARENT_SCOPE)
+  list(JOIN ARGN " " flags)
+  check_cxx_compiler_flag("${flags}" ACCEPTS_${result})
+  if(ACCEPTS_${result})
+    set(${result} ${ARGN} PARENT_SCOPE)
+  endif()
 endfunction()
 
 add_kernels(kernels_plain 0 "${kernel_sources}")
