@@ -1,12 +1,38 @@
-// The one error class. `code` is stable (ERR_SHAPE, ERR_DATA, ...), `hint` says what would be right.
+// The one error class of the library. `code` says what kind of failure it is, `hint` what would be right.
+
+// What native code answers with, in the order of `enum Code` in native/api/kernel.h.
+export const errorCodes = [
+  'OK',
+  'ERR_SHAPE',
+  'ERR_DTYPE',
+  'ERR_DEVICE',
+  'ERR_ARGUMENT',
+  'ERR_DISPOSED',
+  'ERR_NO_KERNEL',
+  'ERR_OUT_OF_MEMORY',
+  'ERR_KERNEL',
+  'ERR_STREAM_FAILED',
+  'ERR_BACKEND_LOAD',
+] as const
+
+export type NativeErrorCode = Exclude<(typeof errorCodes)[number], 'OK'>
+
+export type ErrorCode =
+  | NativeErrorCode
+  | 'ERR_OPTION'
+  | 'ERR_DATA'
+  | 'ERR_CHECKPOINT'
+  | 'ERR_NON_FINITE'
+  | 'ERR_ABORTED'
+  | 'ERR_IO'
 
 export class LeanformerError extends Error {
-  readonly code: string
+  override readonly name = 'LeanformerError'
+  readonly code: ErrorCode
   readonly hint?: string
 
-  constructor(code: string, message: string, hint?: string, options?: { cause?: unknown }) {
+  constructor(code: ErrorCode, message: string, hint?: string, options?: ErrorOptions) {
     super(message, options)
-    this.name = 'LeanformerError'
     this.code = code
     if (hint !== undefined) this.hint = hint
   }
