@@ -1,0 +1,16 @@
+// Tests run the TypeScript sources; swc strips the types and lowers `using`. Type errors are for `npm run typecheck`.
+module.exports = {
+  testEnvironment: 'node',
+  roots: ['<rootDir>/test'],
+  testMatch: ['**/*.test.ts'],
+  maxWorkers: 2,
+  // Forces worker processes, so that a crash of native code is pinned on its test file.
+  workerIdleMemoryLimit: '2GB',
+  testTimeout: 30_000,
+  transform: {
+    '^.+\\.ts$': [
+      '@swc/jest',
+      { jsc: { target: 'es2022', parser: { syntax: 'typescript' } }, module: { type: 'commonjs' }, sourceMaps: 'inline' },
+    ],
+  },
+}

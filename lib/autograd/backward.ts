@@ -1,0 +1,113 @@
+// Reverse-mode differentiation: walks the tape backwards, adds up the gradients of every tensor and leaves those of the
+// leaves in their `grad`. What a record saved and every inner gradient is released as soon as it was used.
+import { LeanformerError } from '../native/errors'
+import type { DType } from '../native/dtype'
+import { keep, scope } from '../tensor/scope'
+import { run1, type Tensor } from '../tensor/tensor'
+import { currentTape, noGrad, releaseSaved, type GradientContext, type Tape, type TapeRecord } from './tape'
+
+function toDType(grad: Tensor, dtype: DType): Tensor {
+  return grad.dtype === dtype ? grad : run1('cast', [grad], { dtype })
+}
+
+/** Adds to the gradient of a leaf. A first gradient is taken over as it is, unless somebody else can see its memory. */
+function accumulateLeaf(leaf: Tensor, grad: Tensor, exclusive: boolean): void {
+  if (leaf.grad === grad) return
+  const same = toDType(grad, leaf.dtype)
+  if (leaf.grad) run1('accumulate', [leaf.grad, same], {})
+  else if (same !== grad || (exclusive && grad.owner !== null && !grad.sharesMemory)) leaf.grad = keep(same)
+  else leaf.grad = keep(run1('copy', [grad], {}))
+}
+
+class Context implements GradientContext {
+  constructor(private record: TapeRecord) {}
+  needs(i: number): boolean {
+    return this.record.inputs[i].needsGrad
+  }
+  dtype(i: number): DType {
+    return this.record.inputs[i].dtype
+  }
+  existing(i: number): Tensor | null {
+    return this.record.inputs[i].leaf?.grad ?? null
+  }
+}
+
+/** Runs one tape from given output gradients. Inner gradients live in `grads` by tensor id. */
+export function backwardTape(tape: Tape, grads: Map<number, Tensor>): void {
+  noGrad(() => {
+    for (let r = tape.records.length - 1; r >= 0; --r) {
+      const record = tape.records[r]
+      tape.records.length = r
+      const outputGrads = record.outputs.map((id) => grads.get(id) ?? null)
+      if (outputGrads.some((grad) => grad !== null)) step(record, outputGrads, grads)
+      releaseSaved(record)
+      for (const id of record.outputs) {
+        grads.get(id)?.dispose()
+        grads.delete(id)
+      }
+    }
+  })
+}
+
+function step(record: TapeRecord, outputGrads: (Tensor | null)[], grads: Map<number, Tensor>): void {
+  record.saved.forEach((tensor, i) => {
+    if (tensor && tensor.version !== record.versions[i]) {
+      throw new LeanformerError(
+        'ERR_ARGUMENT',
+        `backward: a tensor of shape [${tensor.shape.join(', ')}] that ${record.op} saved was changed in place since`,
+        'call backward() before changing it, or change a copy',
+      )
+    }
+  })
+  scope(() => {
+    const result = record.gradient(outputGrads, record.saved as Tensor[], new Context(record))
+    record.inputs.forEach((input, i) => {
+      const grad = result[i]
+      if (!grad || !input.needsGrad) return
+      if (input.leaf) {
+        accumulateLeaf(input.leaf, grad, result.indexOf(grad) === result.lastIndexOf(grad))
+        return
+      }
+      const before = grads.get(input.id)
+      if (before) {
+        // Not in place: the memory of `before` may also be another tensor's gradient.
+        grads.set(input.id, keep(run1('add', [before, toDType(grad, before.dtype)], {})))
+        before.dispose()
+      } else {
+        grads.set(input.id, keep(grad.owner === null ? grad.alias() : grad))
+      }
+    })
+  })
+}
+
+/**
+ * Gradients of a scalar `loss` with respect to every leaf it depends on, added to the leaves' `grad`. `seed` replaces
+ * the starting gradient of 1 and allows a `loss` of any shape. Consumes the tape.
+ */
+export function backward(loss: Tensor, seed?: Tensor): void {
+  const tape = currentTape()
+  if (tape === null || !loss.requiresGrad) {
+    throw new LeanformerError(
+      'ERR_ARGUMENT',
+      'backward: this tensor does not depend on anything that wants gradients',
+      'compute it outside of noGrad(), from parameters or from tensors with requiresGrad',
+    )
+  }
+  if (!seed && loss.size !== 1) {
+    throw new LeanformerError(
+      'ERR_SHAPE',
+      `backward: the loss has shape [${loss.shape.join(', ')}], needs one element`,
+      'take its sum or mean, or give the starting gradient as the second argument',
+    )
+  }
+  const start = seed ?? noGrad(() => run1('fill', [], { shape: [...loss.shape], value: 1, dtype: loss.dtype }, loss.device))
+  if (loss.leaf) {
+    noGrad(() => accumulateLeaf(loss.leaf!, start, false))
+    return
+  }
+  const grads = new Map([[loss.id, keep(start.alias())]])
+  if (!seed) start.dispose()
+  backwardTape(tape, grads)
+  for (const grad of grads.values()) grad.dispose()
+}
+

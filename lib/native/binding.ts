@@ -1,0 +1,55 @@
+// The addon's functions as TypeScript sees them. Only lib/native and lib/tensor/device use it; everything else goes
+// through call() and Device.
+import { loadAddon } from './addon'
+
+interface DeviceStats {
+  liveBytes: number
+  peakBytes: number
+  reservedBytes: number
+  liveBlocks: number
+  limitBytes: number
+  flops: number
+  bytesRead: number
+  bytesWritten: number
+  busySeconds: number
+  kernels: number
+  liveHandles: number
+}
+
+interface OpStats {
+  op: string
+  calls: number
+  seconds: number
+  flops: number
+  bytesRead: number
+  bytesWritten: number
+}
+
+/** Numbers returned by call, view, release, create, read and fence are error codes: 0, or a position in errorCodes. */
+interface Addon {
+  init(words: Float64Array, onComplete: (id: number, code: number, message: string, hint: string) => void): void
+  call(used: number): number
+  view(): number
+  release(handle: number): number
+  create(bytes: Uint8Array): number
+  lastError(): [message: string, hint: string]
+  read(handle: number, destination: Uint8Array, id: number): number
+  fence(device: number, id: number): number
+  waitIdle(device: number): void
+  clearError(device: number): void
+  resetPeak(device: number): void
+  setLimit(device: number, bytes: number): void
+  checkNonfinite(device: number, on: boolean): void
+  firstNonfinite(device: number): string
+  devices(): string[]
+  stats(device: number): DeviceStats
+  profile(device: number, reset: boolean): OpStats[]
+  ops(): string
+  hasKernel(device: number, op: number): boolean
+  setThreads(count: number): void
+  threads(): number
+  buildInfo(): { build: string; isa: string; cudaAbsent: string }
+  measurePeaks(): { f32Gflops: number; bf16Gflops: number; bandwidthGbs: number }
+}
+
+export const addon = loadAddon<Addon>()

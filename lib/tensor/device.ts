@@ -1,0 +1,117 @@
+// Devices by name. `cpu` computes; `meta` only knows shapes, bytes and costs; `cuda:N` come from a plug-in.
+import { addon } from '../native/binding'
+import { fence } from '../native/call'
+import { LeanformerError } from '../native/errors'
+
+export interface MemoryStats {
+  /** Bytes of live tensors, now and at the most since the last resetPeak(). Exact. */
+  liveBytes: number
+  peakBytes: number
+  /** Bytes taken from the operating system or driver for tensors. */
+  reservedBytes: number
+  liveBlocks: number
+  limitBytes: number
+  /** Tensor handles alive in this Node environment, on all devices. */
+  liveHandles: number
+}
+
+export interface WorkStats {
+  flops: number
+  bytesRead: number
+  bytesWritten: number
+  busySeconds: number
+  kernels: number
+}
+
+export interface OpProfile {
+  op: string
+  calls: number
+  seconds: number
+  flops: number
+  bytesRead: number
+  bytesWritten: number
+}
+
+export class Device {
+  /** @internal */
+  constructor(
+    readonly name: string,
+    /** @internal */ readonly number: number,
+  ) {}
+
+  /** Live, peak and reserved bytes. Waits until the device has done what was asked so far. */
+  memory(): MemoryStats {
+    return addon.stats(this.number)
+  }
+
+  /** FLOPs and bytes that all operators so far declared, and the seconds they took. Waits like memory(). */
+  work(): WorkStats {
+    return addon.stats(this.number)
+  }
+
+  /** Per operator: calls, seconds, FLOPs, bytes. `reset` starts the count anew. */
+  profile(reset = false): OpProfile[] {
+    return addon.profile(this.number, reset)
+  }
+
+  resetPeak(): void {
+    addon.resetPeak(this.number)
+  }
+
+  /** Live bytes beyond which an operator fails with ERR_OUT_OF_MEMORY; 0 takes the limit away. */
+  setMemoryLimit(bytes: number): void {
+    addon.setLimit(this.number, bytes)
+  }
+
+  /** Resolves when everything asked for so far is done; rejects with the first error since the last clearError(). */
+  synchronize(): Promise<void> {
+    return fence(this.number)
+  }
+
+  /** After an asynchronous error: lets the device work again. Tensors that were never computed stay unusable. */
+  clearError(): void {
+    addon.clearError(this.number)
+  }
+
+  /** While on, the first operator whose result holds a NaN or infinity is remembered. Costs a pass over each result. */
+  checkNonfinite(on: boolean): void {
+    addon.checkNonfinite(this.number, on)
+  }
+
+  /** That operator with its shapes, or '' when there was none. */
+  firstNonfinite(): string {
+    return addon.firstNonfinite(this.number)
+  }
+
+  toString(): string {
+    return this.name
+  }
+}
+
+const devices = addon.devices().map((name, number) => new Device(name, number))
+
+/** All devices of this process. */
+export function listDevices(): readonly Device[] {
+  return devices
+}
+
+/** Why there is no CUDA device, in a sentence; '' when there is one. */
+export function cudaAbsence(): string {
+  return devices.some((device) => device.name.startsWith('cuda')) ? '' : addon.buildInfo().cudaAbsent
+}
+
+/** A device by name: 'cpu', 'meta', 'cuda', 'cuda:1'; 'auto' is the first CUDA device, or else the CPU. */
+export function getDevice(name: string | Device): Device {
+  if (typeof name !== 'string') return name
+  if (name === 'auto') return devices.find((device) => device.name === 'cuda:0') ?? devices[0]
+  const full = name === 'cuda' ? 'cuda:0' : name
+  const found = devices.find((device) => device.name === full)
+  if (found) return found
+  const known = devices.map((device) => `'${device.name}'`).join(', ')
+  const reason = full.startsWith('cuda') ? `: ${cudaAbsence()}` : ''
+  throw new LeanformerError('ERR_DEVICE', `device '${name}' is not here${reason}`, `devices here: ${known}`)
+}
+
+export function deviceByNumber(number: number): Device {
+  return devices[number]
+}

@@ -1,0 +1,70 @@
+#include "core/arena.h"
+
+#include <algorithm>
+
+namespace lf {
+namespace {
+constexpr int64_t kAlignment = 64;
+constexpr int64_t kSlabBytes = int64_t{64} << 20;
+constexpr int64_t kSlabRounding = int64_t{2} << 20;
+constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+}  // namespace
+
+void Arena::insert_free(char* at, Block block) {
+  free_by_address_.emplace(at, block);
+  free_by_size_.emplace(block.size, at);
+}
+
+void Arena::erase_free(std::map<char*, Block>::iterator it) {
+  free_by_size_.erase({it->second.size, it->first});
+  free_by_address_.erase(it);
+}
+
+void* Arena::allocate(int64_t bytes) {
+  if (limit_ && live_bytes_ + bytes > limit_) return nullptr;
+  const int64_t size = round_up(bytes, kAlignment);
+  auto fit = free_by_size_.lower_bound({size, nullptr});
+  if (fit == free_by_size_.end()) {
+    const int64_t slab_bytes = std::max(kSlabBytes, round_up(size, kSlabRounding));
+    char* slab = static_cast<char*>(source_(slab_bytes));
+    if (!slab) return nullptr;
+    reserved_bytes_ += slab_bytes;
+    insert_free(slab, {slab_bytes, slabs_++});
+    fit = free_by_size_.lower_bound({size, nullptr});
+  }
+  auto it = free_by_address_.find(fit->second);
+  char* at = it->first;
+  Block block = it->second;
+  erase_free(it);
+  if (block.size > size) insert_free(at + size, {block.size - size, block.slab});
+  live_.emplace(at, Live{bytes, {size, block.slab}});
+  live_bytes_ += bytes;
+  peak_bytes_ = std::max(peak_bytes_, live_bytes_);
+  return at;
+}
+
+void Arena::release(void* pointer) {
+  auto it = live_.find(static_cast<char*>(pointer));
+  if (it == live_.end()) return;
+  live_bytes_ -= it->second.asked;
+  char* at = it->first;
+  Block block = it->second.block;
+  live_.erase(it);
+  auto next = free_by_address_.lower_bound(at);
+  if (next != free_by_address_.end() && next->first == at + block.size && next->second.slab == block.slab) {
+    block.size += next->second.size;
+    auto gone = next++;
+    erase_free(gone);
+  }
+  if (next != free_by_address_.begin()) {
+    auto before = std::prev(next);
+    if (before->first + before->second.size == at && before->second.slab == block.slab) {
+      at = before->first;
+      block.size += before->second.size;
+      erase_free(before);
+    }
+  }
+  insert_free(at, block);
+}
+
+}  // namespace lf

@@ -1,0 +1,68 @@
+// From handles to work on a stream. One Context per Node environment: its devices and its table of tensor handles. All
+// methods run on that environment's JavaScript thread and throw OpError for bad arguments.
+//
+// A handle is a position in the table plus a generation (position + generation * 2^24), so that a handle kept after its
+// tensor was released is recognised instead of naming somebody else's tensor.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/stream.h"
+
+namespace lf {
+
+using Handle = double;  // an integer below 2^53
+
+struct CreatedTensor {
+  Handle handle;
+  TensorView view;
+};
+
+class Context {
+ public:
+  Context();
+  ~Context();  // waits until the streams are idle; their threads stay
+  Context(const Context&) = delete;
+
+  int device_count() const { return static_cast<int>(streams_.size()); }
+  Stream& stream(int device);
+
+  // words: operator id, device (-1: that of the inputs), number of inputs, handles (0: absent), then every attribute in
+  // schema order, lists preceded by their length. Returns the outputs, in a vector that lives until the next call.
+  const std::vector<CreatedTensor>& call(const double* words, size_t num_words);
+
+  // A tensor with the given bytes (already in its dtype).
+  CreatedTensor create(int device, DType dtype, const int64_t* shape, int rank, const void* bytes, int64_t num_bytes);
+  // Another tensor over the same memory, from `offset` elements on.
+  CreatedTensor view(Handle source, int64_t offset, const int64_t* shape, int rank);
+  void release(Handle handle);
+  Operand operand(Handle handle) const;  // throws ERR_DISPOSED for stale handles
+  int device_of(Handle handle) const;
+  int64_t live_handles() const { return live_handles_; }
+
+ private:
+  struct Slot {
+    Storage* storage = nullptr;
+    int64_t offset = 0;
+    TensorView view{};
+    int32_t device = 0;
+    int32_t generation = 1;
+  };
+  const Slot& slot(Handle handle) const;
+  CreatedTensor add_slot(Slot slot);
+
+  std::vector<std::unique_ptr<Stream>> streams_;
+  std::vector<std::vector<KernelFn>> kernels_;  // [device][operator id]
+  std::vector<Slot> slots_;
+  std::vector<int32_t> free_slots_;
+  int64_t live_handles_ = 0;
+  // Kept between calls, so that a call allocates nothing here.
+  std::vector<TensorView> input_views_;
+  std::vector<Operand> inputs_, outputs_;
+  std::vector<int32_t> attr_begin_;
+  std::vector<double> attrs_;
+  std::vector<CreatedTensor> created_;
+};
+
+}  // namespace lf

@@ -1,0 +1,354 @@
+#include "core/stream.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <future>
+
+#if defined(__linux__)
+#include <pthread.h>
+#endif
+
+namespace lf {
+namespace {
+using Clock = std::chrono::steady_clock;
+constexpr auto kSpin = std::chrono::microseconds(40);
+constexpr int kTopTensors = 10;
+
+std::string bytes_text(int64_t bytes) {
+  char text[48];
+  if (bytes < int64_t{1} << 20) {
+    std::snprintf(text, sizeof text, "%lld bytes", static_cast<long long>(bytes));
+  } else {
+    std::snprintf(text, sizeof text, "%.1f MiB", static_cast<double>(bytes) / (1 << 20));
+  }
+  return text;
+}
+}  // namespace
+
+struct Stream::Work {
+  enum Kind { kOp, kRelease, kWrite, kTask } kind = kTask;
+  const OpSchema* op = nullptr;
+  KernelFn kernel = nullptr;
+  Cost cost;
+  int64_t workspace_bytes = 0;
+  std::vector<Operand> inputs, outputs;
+  std::vector<double> attrs;
+  std::vector<int32_t> attr_begin;
+  Storage* storage = nullptr;     // release, write
+  std::vector<char> bytes;        // write
+  std::function<void()> task;     // everything else
+};
+
+Stream::Stream(const Backend* backend, int device_index, std::string device_name)
+    : backend_(backend),
+      device_index_(device_index),
+      name_(std::move(device_name)),
+      arena_([this](int64_t bytes) -> void* {
+        if (backend_) return backend_->allocate_slab(device_index_, bytes);
+        static std::atomic<uintptr_t> next{uintptr_t{1} << 40};  // addresses for the meta device; never touched
+        return reinterpret_cast<void*>(next.fetch_add(static_cast<uintptr_t>(bytes) + 4096));
+      }),
+      op_stats_(all_ops().size()) {
+  if (!backend_) return;
+  std::thread thread([this] {
+#if defined(__linux__)
+    pthread_setname_np(pthread_self(), "lf-stream");
+#endif
+    loop();
+  });
+  thread.detach();  // lives as long as the process: exit must never wait for a kernel
+}
+
+void Stream::push(Work* work) {
+  if (!backend_) {
+    execute(*work);
+    delete work;
+    return;
+  }
+  bool wake;
+  {
+    std::lock_guard lock(mutex_);
+    queue_.push_back(work);
+    pushed_.fetch_add(1, std::memory_order_release);
+    wake = sleeping_.load(std::memory_order_relaxed);
+  }
+  if (wake) wake_.notify_one();
+}
+
+void Stream::loop() {
+  std::vector<Work*> batch;
+  int64_t taken = 0;
+  for (;;) {
+    if (pushed_.load(std::memory_order_acquire) == taken) {
+      const auto until = Clock::now() + kSpin;  // a sleep and a wake-up cost more than the usual gap between operators
+      while (pushed_.load(std::memory_order_acquire) == taken && Clock::now() < until) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+      }
+    }
+    {
+      std::unique_lock lock(mutex_);
+      sleeping_.store(true, std::memory_order_relaxed);
+      wake_.wait(lock, [&] { return !queue_.empty(); });
+      sleeping_.store(false, std::memory_order_relaxed);
+      batch.swap(queue_);
+    }
+    taken += static_cast<int64_t>(batch.size());
+    for (Work* work : batch) {
+      execute(*work);
+      delete work;
+    }
+    batch.clear();
+  }
+}
+
+void Stream::execute(Work& work) {
+  switch (work.kind) {
+    case Work::kTask: return work.task();
+    case Work::kOp: return execute_op(work);
+    case Work::kRelease: return unplace(work.storage);
+    case Work::kWrite: break;
+  }
+  if (error_.code) return;
+  if (!place(work.storage)) return out_of_memory("write", work.storage->bytes);
+  if (!backend_) return;
+  char text[kErrorText] = "";
+  if (backend_->copy_in(nullptr, work.storage->data, work.bytes.data(), static_cast<int64_t>(work.bytes.size()), text)) {
+    fail(kKernel, "copy to " + name_ + ": " + text);
+  }
+}
+
+bool Stream::place(Storage* storage) {
+  if (storage->bytes == 0 || storage->data) return true;
+  storage->data = arena_.allocate(storage->bytes);
+  if (!storage->data) return false;
+  storage->placed_at = placed_.size();
+  placed_.push_back(storage);
+  return true;
+}
+
+void Stream::unplace(Storage* storage) {
+  if (storage->data) {
+    arena_.release(storage->data);
+    placed_.back()->placed_at = storage->placed_at;
+    placed_[storage->placed_at] = placed_.back();
+    placed_.pop_back();
+  }
+  delete storage;
+}
+
+void Stream::fail(Code code, std::string message, std::string hint) {
+  if (!error_.code) error_ = {code, std::move(message), std::move(hint)};
+}
+
+void Stream::out_of_memory(const char* what, int64_t bytes) {
+  std::string text = std::string(what) + ": out of memory on " + name_ + ": " + bytes_text(bytes) + " asked for, " +
+                     bytes_text(arena_.live_bytes()) + " in use";
+  if (arena_.limit()) text += ", limit " + bytes_text(arena_.limit());
+  auto list = placed_;
+  std::sort(list.begin(), list.end(), [](auto* a, auto* b) { return a->bytes > b->bytes; });
+  if (list.size() > kTopTensors) list.resize(kTopTensors);
+  text += "; largest live tensors:";
+  for (Storage* storage : list) {
+    text += "\n  " + bytes_text(storage->bytes) + "  " + view_text(storage->view) + " from " + storage->origin;
+  }
+  fail(kOutOfMemory, std::move(text), "use a smaller batch or context, gradient accumulation or checkpointing");
+}
+
+void Stream::execute_op(Work& work) {
+  if (error_.code) return;
+  for (const Operand& in : work.inputs) {
+    if (in.storage && in.storage->bytes && !in.storage->data) {
+      fail(kStreamFailed, std::string(work.op->name) + ": an input was never computed, because an earlier operator failed");
+      return;
+    }
+  }
+  for (Operand& out : work.outputs) {
+    if (!place(out.storage)) return out_of_memory(work.op->name, out.storage->bytes);
+  }
+  void* workspace = nullptr;
+  if (work.workspace_bytes) {
+    workspace = arena_.allocate(work.workspace_bytes);
+    if (!workspace) return out_of_memory(work.op->name, work.workspace_bytes);
+  }
+  totals_.flops += work.cost.flops;
+  totals_.bytes_read += work.cost.bytes_read;
+  totals_.bytes_written += work.cost.bytes_written;
+  totals_.kernels += 1;
+  OpStats& stats = op_stats_[static_cast<size_t>(work.op->id)];
+  stats.calls += 1;
+  stats.flops += work.cost.flops;
+  stats.bytes_read += work.cost.bytes_read;
+  stats.bytes_written += work.cost.bytes_written;
+  if (backend_) {
+    thread_local std::vector<TensorView> views;
+    views.clear();
+    auto resolve = [](const Operand& operand) {
+      TensorView view = operand.view;
+      view.data = operand.storage ? static_cast<char*>(operand.storage->data) + operand.offset : nullptr;
+      return view;
+    };
+    for (const Operand& in : work.inputs) views.push_back(resolve(in));
+    for (const Operand& out : work.outputs) views.push_back(resolve(out));
+    if (work.op->zero_outputs) {
+      for (size_t i = work.inputs.size(); i < views.size(); ++i) {
+        if (views[i].data) backend_->fill_zero(nullptr, views[i].data, views[i].numel * dtype_size(views[i].dtype));
+      }
+    }
+    char text[kErrorText] = "";
+    KernelArgs args{};
+    args.inputs = views.data();
+    args.outputs = views.data() + work.inputs.size();
+    args.num_inputs = static_cast<int32_t>(work.inputs.size());
+    args.num_outputs = static_cast<int32_t>(work.outputs.size());
+    args.attrs = work.attrs.data();
+    args.attr_begin = work.attr_begin.data();
+    args.workspace = workspace;
+    args.workspace_bytes = work.workspace_bytes;
+    args.error = text;
+    const auto start = Clock::now();
+    const int32_t code = work.kernel(&args);
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    stats.seconds += seconds;
+    totals_.busy_seconds += seconds;
+    if (code) fail(static_cast<Code>(code), std::string(work.op->name) + ": " + text);
+    if (check_nonfinite_ && first_nonfinite_.empty()) {
+      for (int i = 0; i < args.num_outputs; ++i) {
+        const TensorView& view = args.outputs[i];
+        const int64_t count = is_floating(view.dtype) ? backend_->count_nonfinite(nullptr, &view) : 0;
+        if (!count) continue;
+        first_nonfinite_ = std::string(work.op->name) + " (output " + std::to_string(i) + ", " + view_text(view) + ", " +
+                           std::to_string(count) + " values; inputs";
+        for (const Operand& in : work.inputs) first_nonfinite_ += " " + view_text(in.view);
+        first_nonfinite_ += ")";
+        break;
+      }
+    }
+  }
+  if (workspace) arena_.release(workspace);
+}
+
+void Stream::run_op(const OpSchema* op, KernelFn kernel, const Cost& cost, int64_t workspace_bytes,
+                    const std::vector<Operand>& inputs, const std::vector<Operand>& outputs, const double* attrs,
+                    const int32_t* attr_begin) {
+  auto* work = new Work;
+  work->kind = Work::kOp;
+  work->op = op;
+  work->kernel = kernel;
+  work->cost = cost;
+  work->workspace_bytes = workspace_bytes;
+  work->inputs = inputs;
+  work->outputs = outputs;
+  const size_t num_attrs = op->attrs.size();
+  work->attr_begin.assign(attr_begin, attr_begin + num_attrs + 1);
+  work->attrs.assign(attrs, attrs + attr_begin[num_attrs]);
+  push(work);
+}
+
+void Stream::release(Storage* storage) {
+  auto* work = new Work;
+  work->kind = Work::kRelease;
+  work->storage = storage;
+  push(work);
+}
+
+void Stream::write(Storage* storage, std::vector<char> bytes) {
+  if (bytes.empty()) return;
+  auto* work = new Work;
+  work->kind = Work::kWrite;
+  work->storage = storage;
+  work->bytes = std::move(bytes);
+  push(work);
+}
+
+void Stream::call(std::function<void()> task) {
+  auto* work = new Work;
+  work->task = std::move(task);
+  push(work);
+}
+
+void Stream::read(const Operand& source, void* host, Done done) {
+  call([this, source, host, done = std::move(done)] {
+    const int64_t bytes = source.view.numel * dtype_size(source.view.dtype);
+    StreamError error = error_;
+    if (!error.code && bytes && !source.storage->data) {
+      error = {kStreamFailed, "read: this tensor was never computed, because an earlier operator failed", ""};
+    }
+    if (!error.code && bytes) {
+      char text[kErrorText] = "";
+      if (backend_->copy_out(nullptr, host, static_cast<char*>(source.storage->data) + source.offset, bytes, text)) {
+        fail(kKernel, std::string("copy from ") + name_ + ": " + text);
+        error = error_;
+      }
+    }
+    done(error);
+  });
+}
+
+void Stream::fence(Done done) {
+  call([this, done = std::move(done)] {
+    char text[kErrorText] = "";
+    if (backend_ && backend_->synchronize(nullptr, text)) fail(kKernel, std::string("synchronize: ") + text);
+    done(error_);
+  });
+}
+
+void Stream::wait_idle() {
+  std::promise<void> done;
+  call([&] { done.set_value(); });
+  done.get_future().wait();
+}
+
+void Stream::clear_error() {
+  call([this] { error_ = {}; });
+}
+
+DeviceStats Stream::stats() {
+  DeviceStats out;
+  call([&] {
+    out = totals_;
+    out.live_bytes = arena_.live_bytes();
+    out.peak_bytes = arena_.peak_bytes();
+    out.reserved_bytes = arena_.reserved_bytes();
+    out.live_blocks = arena_.live_blocks();
+    out.limit_bytes = arena_.limit();
+  });
+  wait_idle();
+  return out;
+}
+
+std::vector<OpStats> Stream::op_stats(bool reset) {
+  std::vector<OpStats> out;
+  call([&] {
+    out = op_stats_;
+    if (reset) op_stats_.assign(op_stats_.size(), {});
+  });
+  wait_idle();
+  return out;
+}
+
+void Stream::set_limit(int64_t bytes) {
+  call([this, bytes] { arena_.set_limit(bytes); });
+}
+
+void Stream::reset_peak() {
+  call([this] { arena_.reset_peak(); });
+}
+
+void Stream::check_nonfinite(bool on) {
+  call([this, on] {
+    check_nonfinite_ = on;
+    first_nonfinite_.clear();
+  });
+}
+
+std::string Stream::first_nonfinite() {
+  std::string out;
+  call([&] { out = first_nonfinite_; });
+  wait_idle();
+  return out;
+}
+
+}  // namespace lf

@@ -1,0 +1,117 @@
+// One ordered queue of work per device, carried out by a thread of its own: tensors are placed, kernels run, tensors are
+// released and host copies are made strictly in the order in which JavaScript asked for them. The `meta` stream has no
+// thread and no kernels: it does the placing and releasing at once, so its arena shows the same bytes as a real run.
+//
+// An error sticks: the first one is kept with its operator and shapes, everything after it is skipped (and leaves its
+// outputs without memory), and every fence and read reports it until clear_error().
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "api/backend.h"
+#include "core/arena.h"
+#include "core/op.h"
+
+namespace lf {
+
+// Memory of one or more tensors. `references` belongs to the JavaScript thread; everything else to the stream.
+struct Storage {
+  int64_t bytes = 0;
+  int32_t references = 1;
+  void* data = nullptr;
+  size_t placed_at = 0;        // position in the stream's list of live storages
+  const char* origin = "";  // the operator that made it
+  TensorView view{};        // its shape when made, for error texts
+};
+
+struct Operand {
+  Storage* storage = nullptr;  // nullptr: absent optional input
+  int64_t offset = 0;          // bytes
+  TensorView view{};
+};
+
+struct StreamError {
+  Code code = kOk;
+  std::string message;
+  std::string hint;
+};
+
+struct OpStats {
+  int64_t calls = 0;
+  double seconds = 0, flops = 0, bytes_read = 0, bytes_written = 0;
+};
+
+struct DeviceStats {
+  int64_t live_bytes = 0, peak_bytes = 0, reserved_bytes = 0, live_blocks = 0, limit_bytes = 0;
+  double flops = 0, bytes_read = 0, bytes_written = 0, busy_seconds = 0;
+  int64_t kernels = 0;
+};
+
+class Stream {
+ public:
+  struct Work;
+
+  // `backend` is nullptr for the meta device.
+  Stream(const Backend* backend, int device_index, std::string device_name);
+
+  void run_op(const OpSchema* op, KernelFn kernel, const Cost& cost, int64_t workspace_bytes,
+              const std::vector<Operand>& inputs, const std::vector<Operand>& outputs, const double* attrs,
+              const int32_t* attr_begin);
+  void release(Storage* storage);                                            // deletes the storage object too
+  void write(Storage* storage, std::vector<char> bytes);                     // places it and fills it
+  using Done = std::function<void(const StreamError&)>;
+  void read(const Operand& source, void* host, Done done);                   // `done` runs on the stream's thread
+  void fence(Done done);
+  void call(std::function<void()> task);                                     // runs on the stream's thread, even after errors
+  void wait_idle();                                                          // blocks the caller
+
+  void clear_error();  // in stream order
+
+  // All in stream order and blocking.
+  DeviceStats stats();
+  std::vector<OpStats> op_stats(bool reset);
+
+  void set_limit(int64_t bytes);
+  void reset_peak();
+  // While on, the first operator with a NaN or infinity among its floating outputs is remembered.
+  void check_nonfinite(bool on);
+  std::string first_nonfinite();
+
+  const std::string& name() const { return name_; }
+  bool is_meta() const { return backend_ == nullptr; }
+  const Backend* backend() const { return backend_; }
+
+ private:
+  void push(Work* work);
+  void loop();
+  void execute(Work& work);
+  void execute_op(Work& work);
+  bool place(Storage* storage);
+  void unplace(Storage* storage);
+  void fail(Code code, std::string message, std::string hint = "");
+  void out_of_memory(const char* what, int64_t bytes);
+
+  const Backend* backend_;
+  int device_index_;
+  std::string name_;
+  Arena arena_;
+  std::vector<Storage*> placed_;
+  StreamError error_;
+  DeviceStats totals_;
+  std::vector<OpStats> op_stats_;
+  bool check_nonfinite_ = false;
+  std::string first_nonfinite_;
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<Work*> queue_;
+  std::atomic<int64_t> pushed_{0};
+  std::atomic<bool> sleeping_{false};
+};
+
+}  // namespace lf

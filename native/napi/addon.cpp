@@ -1,0 +1,204 @@
+// The addon's entry and everything that is not called once an operator: reads, fences, statistics, settings.
+#include <napi.h>
+
+#include "build_info.h"
+#include "core/backends.h"
+#include "cpu/isa.h"
+#include "cpu/parallel.h"
+#include "cpu/peak.h"
+#include "napi/call.h"
+#include "napi/handles.h"
+
+namespace lf {
+namespace {
+
+Environment& self_of(const Napi::CallbackInfo& info) { return *info.Env().GetInstanceData<Environment>(); }
+Stream& stream_of(const Napi::CallbackInfo& info) {
+  return self_of(info).context.stream(info[0].As<Napi::Number>().Int32Value());
+}
+
+// Runs `body`; an OpError becomes the last error and its code is returned, as in napi/call.cpp.
+template <class F>
+Napi::Value guarded(const Napi::CallbackInfo& info, F&& body) {
+  try {
+    body();
+    return Napi::Number::New(info.Env(), kOk);
+  } catch (const OpError& error) {
+    self_of(info).last_error = error;
+    return Napi::Number::New(info.Env(), error.code);
+  }
+}
+
+// init(words: Float64Array, onComplete): once per environment.
+void init(const Napi::CallbackInfo& info) {
+  Environment& self = self_of(info);
+  auto words = info[0].As<Napi::Float64Array>();
+  self.words = words.Data();
+  self.num_words = words.ElementLength();
+  self.words_reference = Napi::Persistent(words);
+  if (self.completion) self.completion->close();
+  self.completion = std::make_shared<Completion>(info.Env(), info[1].As<Napi::Function>());
+}
+
+Napi::Value last_error(const Napi::CallbackInfo& info) {
+  const OpError& error = self_of(info).last_error;
+  auto out = Napi::Array::New(info.Env(), 2);
+  out.Set(0u, Napi::String::New(info.Env(), error.what()));
+  out.Set(1u, Napi::String::New(info.Env(), error.hint));
+  return out;
+}
+
+// read(handle, destination: Uint8Array, id): the bytes are there when completion `id` arrives. The caller keeps the
+// destination alive until then.
+Napi::Value read(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    Environment& self = self_of(info);
+    const double handle = info[0].As<Napi::Number>().DoubleValue();
+    const Operand source = self.context.operand(handle);
+    Stream& stream = self.context.stream(self.context.device_of(handle));
+    if (stream.is_meta()) {
+      throw OpError(kDevice, "data: tensors on 'meta' have shapes but no numbers", "run the same code on 'cpu'");
+    }
+    auto bytes = info[1].As<Napi::Uint8Array>();
+    if (static_cast<int64_t>(bytes.ByteLength()) != source.view.numel * dtype_size(source.view.dtype)) {
+      throw OpError(kArgument, "read: the destination has the wrong size");
+    }
+    self.completion->expect();
+    const double id = info[2].As<Napi::Number>().DoubleValue();
+    stream.read(source, bytes.Data(), [completion = self.completion, id](const StreamError& error) {
+      completion->finish(id, error);
+    });
+  });
+}
+
+// fence(device, id): completion `id` arrives when everything asked for so far is done.
+Napi::Value fence(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    Environment& self = self_of(info);
+    Stream& stream = stream_of(info);
+    self.completion->expect();
+    const double id = info[1].As<Napi::Number>().DoubleValue();
+    stream.fence([completion = self.completion, id](const StreamError& error) { completion->finish(id, error); });
+  });
+}
+
+void wait_idle(const Napi::CallbackInfo& info) { stream_of(info).wait_idle(); }
+void clear_error(const Napi::CallbackInfo& info) { stream_of(info).clear_error(); }
+void reset_peak(const Napi::CallbackInfo& info) { stream_of(info).reset_peak(); }
+void set_limit(const Napi::CallbackInfo& info) { stream_of(info).set_limit(info[1].As<Napi::Number>().Int64Value()); }
+void check_nonfinite(const Napi::CallbackInfo& info) {
+  stream_of(info).check_nonfinite(info[1].As<Napi::Boolean>().Value());
+}
+Napi::Value first_nonfinite(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), stream_of(info).first_nonfinite());
+}
+
+Napi::Value devices(const Napi::CallbackInfo& info) {
+  auto out = Napi::Array::New(info.Env());
+  uint32_t i = 0;
+  for (const DeviceDescription& device : available_devices()) out.Set(i++, Napi::String::New(info.Env(), device.name));
+  return out;
+}
+
+Napi::Value stats(const Napi::CallbackInfo& info) {
+  const DeviceStats stats = stream_of(info).stats();
+  auto out = Napi::Object::New(info.Env());
+  auto set = [&](const char* name, auto value) { out.Set(name, Napi::Number::New(info.Env(), static_cast<double>(value))); };
+  set("liveBytes", stats.live_bytes);
+  set("peakBytes", stats.peak_bytes);
+  set("reservedBytes", stats.reserved_bytes);
+  set("liveBlocks", stats.live_blocks);
+  set("limitBytes", stats.limit_bytes);
+  set("flops", stats.flops);
+  set("bytesRead", stats.bytes_read);
+  set("bytesWritten", stats.bytes_written);
+  set("busySeconds", stats.busy_seconds);
+  set("kernels", stats.kernels);
+  set("liveHandles", self_of(info).context.live_handles());
+  return out;
+}
+
+// profile(device, reset): one entry per operator that ran.
+Napi::Value profile(const Napi::CallbackInfo& info) {
+  const auto list = stream_of(info).op_stats(info[1].As<Napi::Boolean>().Value());
+  auto out = Napi::Array::New(info.Env());
+  uint32_t n = 0;
+  for (size_t i = 0; i < list.size(); ++i) {
+    if (!list[i].calls) continue;
+    auto item = Napi::Object::New(info.Env());
+    item.Set("op", all_ops()[i]->name);
+    item.Set("calls", static_cast<double>(list[i].calls));
+    item.Set("seconds", list[i].seconds);
+    item.Set("flops", list[i].flops);
+    item.Set("bytesRead", list[i].bytes_read);
+    item.Set("bytesWritten", list[i].bytes_written);
+    out.Set(n++, item);
+  }
+  return out;
+}
+
+Napi::Value ops(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), ops_json()); }
+
+// hasKernel(device, operator id)
+Napi::Value has_kernel(const Napi::CallbackInfo& info) {
+  const Stream& stream = stream_of(info);
+  const auto id = static_cast<size_t>(info[1].As<Napi::Number>().Int64Value());
+  const bool found = stream.is_meta() || stream.backend()->find_kernel(all_ops().at(id)->name);
+  return Napi::Boolean::New(info.Env(), found);
+}
+
+void set_threads(const Napi::CallbackInfo& info) { cpu::set_num_threads(info[0].As<Napi::Number>().Int32Value()); }
+Napi::Value get_threads(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), cpu::num_threads()); }
+
+Napi::Value build_info(const Napi::CallbackInfo& info) {
+  auto out = Napi::Object::New(info.Env());
+  out.Set("build", LF_BUILD_STAMP);
+  out.Set("isa", cpu::isa_name());
+  out.Set("cudaAbsent", cuda_absence_reason());
+  return out;
+}
+
+// measurePeaks(): the machine's own ceilings, measured now (about 0.3 s): GFLOP/s in f32 and bf16, GB/s of reads.
+Napi::Value measure_peaks(const Napi::CallbackInfo& info) {
+  auto out = Napi::Object::New(info.Env());
+  out.Set("f32Gflops", cpu::measured_peak_gflops(DType::kF32));
+  out.Set("bf16Gflops", cpu::measured_peak_gflops(DType::kBF16));
+  out.Set("bandwidthGbs", cpu::measured_bandwidth_gbs());
+  return out;
+}
+
+Napi::Object start(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData<Environment>(new Environment);
+  env.AddCleanupHook([env] {
+    auto* self = env.GetInstanceData<Environment>();
+    if (self && self->completion) self->completion->close();
+  });
+  export_calls(env, exports);
+  auto add = [&](const char* name, auto function) { exports.Set(name, Napi::Function::New(env, function, name)); };
+  add("init", init);
+  add("lastError", last_error);
+  add("read", read);
+  add("fence", fence);
+  add("waitIdle", wait_idle);
+  add("clearError", clear_error);
+  add("resetPeak", reset_peak);
+  add("setLimit", set_limit);
+  add("checkNonfinite", check_nonfinite);
+  add("firstNonfinite", first_nonfinite);
+  add("devices", devices);
+  add("stats", stats);
+  add("profile", profile);
+  add("ops", ops);
+  add("hasKernel", has_kernel);
+  add("setThreads", set_threads);
+  add("threads", get_threads);
+  add("buildInfo", build_info);
+  add("measurePeaks", measure_peaks);
+  return exports;
+}
+
+}  // namespace
+}  // namespace lf
+
+static Napi::Object init_addon(Napi::Env env, Napi::Object exports) { return lf::start(env, exports); }
+NODE_API_MODULE(addon, init_addon)
