@@ -4,10 +4,11 @@
 import { readFile, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 
+import type { Tokenizer as Inner } from '@huggingface/tokenizers'
+
 import { LeanformerError } from '../../native/errors'
 import { assertTokenId, tokenArray, type TokenArray, type Tokenizer, type TokenizerJSON } from '../tokenizer'
 
-type Inner = import('@huggingface/tokenizers').Tokenizer
 
 interface AddedToken {
   id: number
