@@ -11,8 +11,7 @@ import * as fs from 'node:fs/promises'
 import { join } from 'node:path'
 
 import { LeanformerError } from '../native/errors'
-import type { HostTensor } from './host_tensor'
-import { readSafetensors, safetensorsParts } from './safetensors'
+import { readSafetensors, safetensorsParts, type HostTensor } from './safetensors'
 
 export interface Checkpoint {
   tensors: Record<string, HostTensor>

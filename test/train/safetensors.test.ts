@@ -5,8 +5,16 @@ import { join } from 'node:path'
 
 import fc from 'fast-check'
 
-import { hostDTypeBytes, hostTensorBytes, type HostDType, type HostTensor } from '../../lib/train/host_tensor'
-import { decodeSafetensors, encodeSafetensors, readSafetensors, writeSafetensors } from '../../lib/train/safetensors'
+import {
+  decodeSafetensors,
+  encodeSafetensors,
+  hostDTypeBytes,
+  hostTensorBytes,
+  readSafetensors,
+  writeSafetensors,
+  type HostDType,
+  type HostTensor
+} from '../../lib/train/safetensors'
 
 let dir: string
 beforeAll(async () => {
