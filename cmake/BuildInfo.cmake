@@ -1,5 +1,5 @@
-# Writes build_info.h: the version, a build stamp and why CUDA is absent. The stamp names the compiler and the content of
-# the headers that cross the border to a backend plug-in, so that a plug-in left behind by an older build is refused.
+# Writes build_info.h: the version, a build stamp and why CUDA is absent. The stamp names the compiler and the content
+# of the headers that cross the border to a backend plug-in, so that a plug-in left behind by an older build is refused.
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS package.json)
 file(READ package.json package_json)
 string(REGEX MATCH "\"version\": *\"([^\"]+)\"" _ "${package_json}")

@@ -12,7 +12,8 @@ const installCommands = {
     debian: 'sudo apt-get install g++',
     fedora: 'sudo dnf install gcc-c++',
     darwin: 'xcode-select --install',
-    win32: 'winget install Microsoft.VisualStudio.2022.BuildTools --override "--add Microsoft.VisualStudio.Workload.VCTools"',
+    win32: 'winget install Microsoft.VisualStudio.2022.BuildTools ' +
+      '--override "--add Microsoft.VisualStudio.Workload.VCTools"',
   },
   cmake: {
     debian: 'sudo apt-get install cmake',
@@ -44,7 +45,8 @@ function howToInstall(what) {
 
 function compilerProblem(env) {
   if (process.platform === 'win32') {
-    const installer = path.join(env['ProgramFiles(x86)'] ?? 'C:\\Program Files (x86)', 'Microsoft Visual Studio', 'Installer')
+    const programs = env['ProgramFiles(x86)'] ?? 'C:\\Program Files (x86)'
+    const installer = path.join(programs, 'Microsoft Visual Studio', 'Installer')
     return fs.existsSync(path.join(installer, 'vswhere.exe')) ? '' : 'a C++20 compiler: Visual Studio was not found'
   }
   const candidates = env.CXX ? [env.CXX] : ['c++', 'g++', 'clang++']
@@ -52,11 +54,13 @@ function compilerProblem(env) {
   for (const candidate of candidates) {
     const [program, ...flags] = candidate.split(/\s+/)
     const input = '#include <bit>\n#include <span>\nint main() { return std::countr_zero(1u); }\n'
-    const run = spawnSync(program, [...flags, '-std=c++20', '-fsyntax-only', '-x', 'c++', '-'], { env, input, encoding: 'utf8' })
+    const args = [...flags, '-std=c++20', '-fsyntax-only', '-x', 'c++', '-']
+    const run = spawnSync(program, args, { env, input, encoding: 'utf8' })
     if (run.status === 0) return ''
     if (!run.error) tooOld.push(`${candidate} cannot compile C++20: ${run.stderr.trim().split('\n')[0]}`)
   }
-  return `a C++20 compiler (g++ >= 10 or clang++ >= 12): ${tooOld.join('; ') || `none of ${candidates.join(', ')} was found`}`
+  const found = tooOld.join('; ') || `none of ${candidates.join(', ')} was found`
+  return `a C++20 compiler (g++ >= 10 or clang++ >= 12): ${found}`
 }
 
 function cmakeProblem(env) {

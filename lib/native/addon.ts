@@ -1,5 +1,5 @@
-// Finds and loads the native addon. `bindings` looks in the folders where builds end up; when that fails, the error says
-// what was tried and what to do. LEANFORMER_ADDON names another build of it (such as one with sanitizers).
+// Finds and loads the native addon. `bindings` looks in the folders where builds end up; when that fails, the error
+// says what was tried and what to do. LEANFORMER_ADDON names another build of it (such as one with sanitizers).
 import bindings from 'bindings'
 import { createRequire } from 'node:module'
 import path from 'node:path'
@@ -24,7 +24,8 @@ function load(): object {
   if (addon) return addon
   const notFound = attempts.every((attempt) => attempt.problem === 'not found')
   const tried = attempts.map((attempt) => `  ${attempt.path}: ${attempt.problem}`).join('\n')
-  throw new LeanformerError('ERR_BACKEND_LOAD', `the native addon could not be loaded; tried\n${tried}`, hint(given, notFound))
+  const message = `the native addon could not be loaded; tried\n${tried}`
+  throw new LeanformerError('ERR_BACKEND_LOAD', message, hint(given, notFound))
 }
 
 function hint(given: string | undefined, notFound: boolean): string {
@@ -32,8 +33,9 @@ function hint(given: string | undefined, notFound: boolean): string {
   const rebuild = 'run `npm rebuild leanformer`, or in a checkout `npm run build:native`'
   if (!notFound) return `${rebuild}: the addon was built for another system or by a build that failed`
   return (
-    `${rebuild}. If npm blocked the install script of leanformer, approve it. It needs a C++20 compiler, cmake >= 3.20 and ` +
-    'ninja or make, and says which one is missing. If you bundle your program, keep leanformer out of the bundle (external)'
+    `${rebuild}. If npm blocked the install script of leanformer, approve it. It needs a C++20 compiler, ` +
+    'cmake >= 3.20 and ninja or make, and says which one is missing. If you bundle your program, ' +
+    'keep leanformer out of the bundle (external)'
   )
 }
 

@@ -2,20 +2,6 @@
 // through call() and Device.
 import { loadAddon } from './addon'
 
-interface DeviceStats {
-  liveBytes: number
-  peakBytes: number
-  reservedBytes: number
-  liveBlocks: number
-  limitBytes: number
-  flops: number
-  bytesRead: number
-  bytesWritten: number
-  busySeconds: number
-  kernels: number
-  liveHandles: number
-}
-
 interface OpStats {
   op: string
   calls: number
@@ -34,7 +20,7 @@ interface Addon {
   create(bytes: Uint8Array): number
   lastError(): [message: string, hint: string]
   read(handle: number, destination: Uint8Array, id: number): number
-  fence(device: number, id: number): number
+  fence(device: number, id: number, stats: Float64Array): number
   waitIdle(device: number): void
   clearError(device: number): void
   resetPeak(device: number): void
@@ -42,7 +28,8 @@ interface Addon {
   checkNonfinite(device: number, on: boolean): void
   firstNonfinite(device: number): string
   devices(): string[]
-  stats(device: number): DeviceStats
+  stats(device: number, stats: Float64Array): void
+  liveHandles(): number
   profile(device: number, reset: boolean): OpStats[]
   ops(): string
   hasKernel(device: number, op: number): boolean

@@ -1,7 +1,7 @@
 // The one way into the addon for operators: packs an operator's number, its inputs' handles and its attributes into a
 // shared Float64Array, and unpacks the handles and shapes of the results.
 import { addon } from './binding'
-import { errorCodes, LeanformerError } from './errors'
+import { errorCodes, LeanformerError, type NativeErrorCode } from './errors'
 import { opTable, type OpAttrs, type OpName } from './ops.gen'
 
 export interface RawTensor {
@@ -18,7 +18,7 @@ addon.init(words, (id, code, message, hint) => {
   const wait = pending.get(id)
   pending.delete(id)
   if (code === 0) wait?.resolve()
-  else wait?.reject(new LeanformerError(errorCodes[code], message, hint))
+  else wait?.reject(asyncError(code, message, hint))
 })
 
 export type Encoder = (value: unknown, at: number, op: string, name: string) => number
@@ -88,10 +88,14 @@ const operators = new Map<string, Operator>(
   ]),
 )
 
+function asyncError(code: number, message: string, hint: string): LeanformerError {
+  return new LeanformerError(errorCodes[code] as NativeErrorCode, message, hint || undefined)
+}
+
 /** The error for a non-zero code that the addon returned. */
 export function nativeError(code: number): LeanformerError {
   const [message, hint] = addon.lastError()
-  return new LeanformerError(errorCodes[code], message, hint || undefined)
+  return asyncError(code, message, hint)
 }
 
 function readTensor(at: number): [RawTensor, number] {
@@ -177,7 +181,34 @@ export function readInto(handle: number, bytes: Uint8Array): Promise<void> {
   return wait((id) => addon.read(handle, bytes, id)).then(() => void bytes)
 }
 
-/** Resolves when everything enqueued so far on a device is done; rejects with the stream's first error. */
-export function fence(device: number): Promise<void> {
-  return wait((id) => addon.fence(device, id))
+const statNames = [
+  'liveBytes',
+  'peakBytes',
+  'reservedBytes',
+  'liveBlocks',
+  'limitBytes',
+  'flops',
+  'bytesRead',
+  'bytesWritten',
+  'busySeconds',
+  'kernels',
+] as const
+export type DeviceStats = Record<(typeof statNames)[number], number>
+
+function namedStats(values: Float64Array): DeviceStats {
+  return Object.fromEntries(statNames.map((name, i) => [name, values[i]])) as DeviceStats
+}
+
+/** Resolves, with the device's statistics at that point, when everything enqueued so far is done; rejects with the
+ * stream's first error. */
+export function fence(device: number): Promise<DeviceStats> {
+  const values = new Float64Array(statNames.length)
+  return wait((id) => addon.fence(device, id, values)).then(() => namedStats(values))
+}
+
+/** The same, blocking the JavaScript thread, and without an error. */
+export function statsNow(device: number): DeviceStats {
+  const values = new Float64Array(statNames.length)
+  addon.stats(device, values)
+  return namedStats(values)
 }

@@ -15,7 +15,7 @@ export const errorCodes = [
   'ERR_BACKEND_LOAD',
 ] as const
 
-export type NativeErrorCode = Exclude<(typeof errorCodes)[number], 'OK'>
+export type NativeErrorCode = (typeof errorCodes)[number]
 
 export type ErrorCode =
   | NativeErrorCode

@@ -1,27 +1,7 @@
 // Devices by name. `cpu` computes; `meta` only knows shapes, bytes and costs; `cuda:N` come from a plug-in.
 import { addon } from '../native/binding'
-import { fence } from '../native/call'
+import { fence, statsNow, type DeviceStats } from '../native/call'
 import { LeanformerError } from '../native/errors'
-
-export interface MemoryStats {
-  /** Bytes of live tensors, now and at the most since the last resetPeak(). Exact. */
-  liveBytes: number
-  peakBytes: number
-  /** Bytes taken from the operating system or driver for tensors. */
-  reservedBytes: number
-  liveBlocks: number
-  limitBytes: number
-  /** Tensor handles alive in this Node environment, on all devices. */
-  liveHandles: number
-}
-
-export interface WorkStats {
-  flops: number
-  bytesRead: number
-  bytesWritten: number
-  busySeconds: number
-  kernels: number
-}
 
 export interface OpProfile {
   op: string
@@ -39,14 +19,13 @@ export class Device {
     /** @internal */ readonly number: number,
   ) {}
 
-  /** Live, peak and reserved bytes. Waits until the device has done what was asked so far. */
-  memory(): MemoryStats {
-    return addon.stats(this.number)
-  }
-
-  /** FLOPs and bytes that all operators so far declared, and the seconds they took. Waits like memory(). */
-  work(): WorkStats {
-    return addon.stats(this.number)
+  /**
+   * Exact bytes of live tensors now (liveBytes) and at the most since resetPeak() (peakBytes), bytes taken from the
+   * system (reservedBytes), and the FLOPs, bytes and seconds of all operators so far. Blocks until the device is idle;
+   * synchronize() gives the same without blocking.
+   */
+  stats(): DeviceStats {
+    return statsNow(this.number)
   }
 
   /** Per operator: calls, seconds, FLOPs, bytes. `reset` starts the count anew. */
@@ -64,7 +43,7 @@ export class Device {
   }
 
   /** Resolves when everything asked for so far is done; rejects with the first error since the last clearError(). */
-  synchronize(): Promise<void> {
+  synchronize(): Promise<DeviceStats> {
     return fence(this.number)
   }
 
@@ -89,6 +68,11 @@ export class Device {
 }
 
 const devices = addon.devices().map((name, number) => new Device(name, number))
+
+/** Tensor handles alive in this Node environment, on all devices. */
+export function liveHandles(): number {
+  return addon.liveHandles()
+}
 
 /** All devices of this process. */
 export function listDevices(): readonly Device[] {

@@ -40,3 +40,22 @@ export const defaultGenerator = new Generator()
 export function seed(value: number): void {
   defaultGenerator.reseed(value)
 }
+
+/** Random numbers made here in JavaScript from one block (sfc32): for sampling tokens and for host-side initialisers. */
+export function hostRandom(block: RandomState): { uniform(): number; normal(): number } {
+  let a = block.seed | 0
+  let b = (block.seed / 2 ** 32) | 0
+  let c = block.offset | 0
+  let counter = 1
+  const next = () => {
+    const t = (((a + b) | 0) + counter) | 0
+    counter = (counter + 1) | 0
+    a = b ^ (b >>> 9)
+    b = (c + (c << 3)) | 0
+    c = ((c << 21) | (c >>> 11)) + t
+    return t >>> 0
+  }
+  for (let i = 0; i < 16; ++i) next()
+  const uniform = () => (next() * 2 ** 21 + (next() >>> 11)) * 2 ** -53
+  return { uniform, normal: () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform()) }
+}

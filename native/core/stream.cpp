@@ -305,16 +305,19 @@ void Stream::clear_error() {
   call([this] { error_ = {}; });
 }
 
+DeviceStats Stream::stats_here() const {
+  DeviceStats out = totals_;
+  out.live_bytes = arena_.live_bytes();
+  out.peak_bytes = arena_.peak_bytes();
+  out.reserved_bytes = arena_.reserved_bytes();
+  out.live_blocks = arena_.live_blocks();
+  out.limit_bytes = arena_.limit();
+  return out;
+}
+
 DeviceStats Stream::stats() {
   DeviceStats out;
-  call([&] {
-    out = totals_;
-    out.live_bytes = arena_.live_bytes();
-    out.peak_bytes = arena_.peak_bytes();
-    out.reserved_bytes = arena_.reserved_bytes();
-    out.live_blocks = arena_.live_blocks();
-    out.limit_bytes = arena_.limit();
-  });
+  call([&] { out = stats_here(); });
   wait_idle();
   return out;
 }

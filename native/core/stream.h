@@ -72,6 +72,8 @@ class Stream {
 
   void clear_error();  // in stream order
 
+  DeviceStats stats_here() const;  // only on the stream's thread, from a Done or a task
+
   // All in stream order and blocking.
   DeviceStats stats();
   std::vector<OpStats> op_stats(bool reset);

@@ -1,6 +1,9 @@
 // The addon's entry and everything that is not called once an operator: reads, fences, statistics, settings.
 #include <napi.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "build_info.h"
 #include "core/backends.h"
 #include "cpu/isa.h"
@@ -63,7 +66,7 @@ Napi::Value read(const Napi::CallbackInfo& info) {
     if (static_cast<int64_t>(bytes.ByteLength()) != source.view.numel * dtype_size(source.view.dtype)) {
       throw OpError(kArgument, "read: the destination has the wrong size");
     }
-    self.completion->expect();
+    self.completion->expect(info.Env());
     const double id = info[2].As<Napi::Number>().DoubleValue();
     stream.read(source, bytes.Data(), [completion = self.completion, id](const StreamError& error) {
       completion->finish(id, error);
@@ -71,14 +74,33 @@ Napi::Value read(const Napi::CallbackInfo& info) {
   });
 }
 
-// fence(device, id): completion `id` arrives when everything asked for so far is done.
+void put_stats(const DeviceStats& stats, double* out) {
+  const double values[] = {static_cast<double>(stats.live_bytes),
+                           static_cast<double>(stats.peak_bytes),
+                           static_cast<double>(stats.reserved_bytes),
+                           static_cast<double>(stats.live_blocks),
+                           static_cast<double>(stats.limit_bytes),
+                           stats.flops,
+                           stats.bytes_read,
+                           stats.bytes_written,
+                           stats.busy_seconds,
+                           static_cast<double>(stats.kernels)};
+  std::copy(std::begin(values), std::end(values), out);
+}
+
+// fence(device, id, stats: Float64Array): completion `id` arrives when everything asked for so far is done, and `stats`
+// then holds the device's statistics at that point, in the order of `statNames` in lib/native/call.ts.
 Napi::Value fence(const Napi::CallbackInfo& info) {
   return guarded(info, [&] {
     Environment& self = self_of(info);
     Stream& stream = stream_of(info);
-    self.completion->expect();
+    self.completion->expect(info.Env());
     const double id = info[1].As<Napi::Number>().DoubleValue();
-    stream.fence([completion = self.completion, id](const StreamError& error) { completion->finish(id, error); });
+    double* out = info[2].As<Napi::Float64Array>().Data();
+    stream.fence([completion = self.completion, id, out, &stream](const StreamError& error) {
+      put_stats(stream.stats_here(), out);
+      completion->finish(id, error);
+    });
   });
 }
 
@@ -100,22 +122,11 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
   return out;
 }
 
-Napi::Value stats(const Napi::CallbackInfo& info) {
-  const DeviceStats stats = stream_of(info).stats();
-  auto out = Napi::Object::New(info.Env());
-  auto set = [&](const char* name, auto value) { out.Set(name, Napi::Number::New(info.Env(), static_cast<double>(value))); };
-  set("liveBytes", stats.live_bytes);
-  set("peakBytes", stats.peak_bytes);
-  set("reservedBytes", stats.reserved_bytes);
-  set("liveBlocks", stats.live_blocks);
-  set("limitBytes", stats.limit_bytes);
-  set("flops", stats.flops);
-  set("bytesRead", stats.bytes_read);
-  set("bytesWritten", stats.bytes_written);
-  set("busySeconds", stats.busy_seconds);
-  set("kernels", stats.kernels);
-  set("liveHandles", self_of(info).context.live_handles());
-  return out;
+// stats(device, stats: Float64Array): as fence, but blocks until the device is idle.
+void stats(const Napi::CallbackInfo& info) { put_stats(stream_of(info).stats(), info[1].As<Napi::Float64Array>().Data()); }
+
+Napi::Value live_handles(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(self_of(info).context.live_handles()));
 }
 
 // profile(device, reset): one entry per operator that ran.
@@ -187,6 +198,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   add("firstNonfinite", first_nonfinite);
   add("devices", devices);
   add("stats", stats);
+  add("liveHandles", live_handles);
   add("profile", profile);
   add("ops", ops);
   add("hasKernel", has_kernel);

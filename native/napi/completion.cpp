@@ -7,8 +7,8 @@ Completion::Completion(Napi::Env env, Napi::Function on_complete) {
   function_.Unref(env);
 }
 
-void Completion::expect() {
-  if (waiting_++ == 0) function_.Ref(function_.Env());
+void Completion::expect(Napi::Env env) {
+  if (waiting_++ == 0) function_.Ref(env);
 }
 
 void Completion::finish(double id, StreamError error) {

@@ -15,7 +15,7 @@ class Completion : public std::enable_shared_from_this<Completion> {
  public:
   // `on_complete` is called as on_complete(id, code, message, hint).
   Completion(Napi::Env env, Napi::Function on_complete);
-  void expect();                              // JavaScript thread: one more wait
+  void expect(Napi::Env env);                 // JavaScript thread: one more wait
   void finish(double id, StreamError error);  // any thread
   void close();                               // JavaScript thread: the environment ends
 

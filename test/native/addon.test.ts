@@ -8,6 +8,7 @@ test('the addon loads, once', () => {
 })
 
 test('a file that is not there is an error with a code, the path and a hint', async () => {
+  const before = process.env.LEANFORMER_ADDON
   process.env.LEANFORMER_ADDON = '/nowhere/addon.node'
   let error: unknown
   await jest.isolateModulesAsync(async () => {
@@ -18,7 +19,8 @@ test('a file that is not there is an error with a code, the path and a hint', as
       error = thrown
     }
   })
-  delete process.env.LEANFORMER_ADDON
+  if (before === undefined) delete process.env.LEANFORMER_ADDON
+  else process.env.LEANFORMER_ADDON = before
   expect(error).toMatchObject({ code: 'ERR_BACKEND_LOAD', hint: expect.stringContaining('LEANFORMER_ADDON') })
   expect((error as Error).message).toContain('/nowhere/addon.node: not found')
 })

@@ -1,0 +1,187 @@
+// A decoder-only language model with the choices that matter open: norm, activation, positions, tied head, grouped
+// queries. The defaults are GPT-2's (Radford et al. 2019).
+import { LeanformerError } from '../native/errors'
+import { gpt2Normal, gpt2Residual } from '../init/gpt2'
+import { Dropout } from '../nn/dropout'
+import { Embedding } from '../nn/embedding'
+import { KeyValueCache } from '../nn/key_value_cache'
+import { LayerNorm } from '../nn/layer_norm'
+import { Linear } from '../nn/linear'
+import type { MLPActivation } from '../nn/mlp'
+import { Module, type ModuleOptions } from '../nn/module'
+import { RMSNorm } from '../nn/rms_norm'
+import { TransformerBlock } from '../nn/transformer_block'
+import { checkpoint } from '../autograd/checkpoint'
+import { alibiSlopes } from '../ops/alibi'
+import { embedding } from '../ops/embedding'
+import { linearCrossEntropy, type LinearCrossEntropyOptions } from '../ops/linear_cross_entropy'
+import { linear } from '../ops/linear'
+import { slice } from '../ops/slice'
+import { keep } from '../tensor/scope'
+import { tensor, type Tensor } from '../tensor/tensor'
+
+export interface GPTConfig {
+  vocab: number
+  /** Longest sequence, in tokens. */
+  context: number
+  layers: number
+  width: number
+  heads: number
+  kvHeads?: number
+  /** Width of the feed-forward layer; default 4 * width. */
+  hidden?: number
+  norm?: 'layer_norm' | 'rms_norm'
+  activation?: MLPActivation
+  positions?: 'learned' | 'rotary' | 'alibi' | 'none'
+  /** The head's weight is the token embedding; default true. */
+  tiedHead?: boolean
+  bias?: boolean
+  dropout?: number
+  /** Sliding attention window in tokens; 0 for the whole context. */
+  window?: number
+  rotaryBase?: number
+  /** Recompute each layer in the backward pass instead of keeping its inner tensors. */
+  checkpointing?: boolean
+}
+
+/** What a call may say about its tokens. All i32 [batch, tokens]. */
+export interface GPTInputs {
+  /** Packed samples: tokens see only their own segment; padding is -1. */
+  segments?: Tensor | null
+  /** Positions within the sample; default 0, 1, ... */
+  positions?: Tensor | null
+  /** One cache a layer, from newCache(); for generation. */
+  cache?: KeyValueCache[] | null
+}
+
+export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
+  tokenEmbedding: Embedding
+  positionEmbedding: Embedding | null
+  blocks: TransformerBlock[]
+  norm: LayerNorm | RMSNorm
+  head: Linear | null
+  readonly config: Required<GPTConfig>
+  private readonly dropout: Dropout | null
+  private readonly slopes: Tensor | null
+
+  constructor(config: GPTConfig, options: ModuleOptions = {}) {
+    super()
+    const full: Required<GPTConfig> = {
+      kvHeads: config.heads,
+      hidden: 4 * config.width,
+      norm: 'layer_norm',
+      activation: 'gelu',
+      positions: 'learned',
+      tiedHead: true,
+      bias: true,
+      dropout: 0,
+      window: 0,
+      rotaryBase: 10000,
+      checkpointing: false,
+      ...Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined)),
+    } as Required<GPTConfig>
+    checkConfig(full)
+    this.config = full
+    const { vocab, context, layers, width, bias } = full
+    this.tokenEmbedding = new Embedding(vocab, width, { ...options, init: gpt2Normal() })
+    this.positionEmbedding =
+      full.positions === 'learned' ? new Embedding(context, width, { ...options, init: gpt2Normal() }) : null
+    this.slopes =
+      full.positions === 'alibi' ? keep(tensor(alibiSlopes(full.heads), null, { device: options.device })) : null
+    this.blocks = Array.from(
+      { length: layers },
+      () =>
+        new TransformerBlock(width, {
+          ...options,
+          ...full,
+          causal: true,
+          rotaryBase: full.positions === 'rotary' ? full.rotaryBase : undefined,
+          slopes: this.slopes,
+          residualInit: gpt2Residual(layers),
+        }),
+    )
+    this.norm =
+      full.norm === 'rms_norm' ? new RMSNorm(width, options) : new LayerNorm(width, { ...options, bias })
+    this.head = full.tiedHead ? null : new Linear(width, vocab, { ...options, bias: false })
+    this.dropout = full.dropout ? new Dropout(full.dropout) : null
+  }
+
+  /** ids i32 [batch, tokens] -> the last hidden states [batch, tokens, width], after the final norm. */
+  forward(ids: Tensor, inputs: GPTInputs = {}): Tensor {
+    const { cache } = inputs
+    this.checkIds(ids, cache)
+    let x = this.embed(ids, inputs)
+    if (this.dropout) x = this.dropout.call(x)
+    for (const [i, block] of this.blocks.entries()) {
+      const layer = { segments: inputs.segments, positions: inputs.positions, cache: cache?.[i] }
+      x = this.config.checkpointing && !cache ? checkpoint((h) => block.call(h, layer), [x]) : block.call(x, layer)
+    }
+    return this.norm.call(x)
+  }
+
+  /** Unnormalised log-probabilities [batch, tokens, vocab] of each next token. */
+  logits(ids: Tensor, inputs: GPTInputs = {}): Tensor {
+    return linear(this.call(ids, inputs), this.headWeight())
+  }
+
+  /** logits() of the last token only: [batch, 1, vocab]. */
+  lastLogits(ids: Tensor, inputs: GPTInputs = {}): Tensor {
+    const hidden = this.call(ids, inputs)
+    const [batch, tokens, width] = hidden.shape
+    return linear(slice(hidden, [0, tokens - 1, 0], [batch, tokens, width]), this.headWeight())
+  }
+
+  /**
+   * Cross-entropy of the next tokens; targets i32 [batch, tokens], -1 for those that do not count. The [tokens, vocab]
+   * logits are never held. See linearCrossEntropy() for `options`.
+   */
+  loss(ids: Tensor, targets: Tensor, inputs: GPTInputs = {}, options: LinearCrossEntropyOptions = {}): Tensor {
+    return linearCrossEntropy(this.call(ids, inputs), this.headWeight(), targets, options)
+  }
+
+  /** An empty key-value cache for every layer, for `capacity` tokens. */
+  newCache(capacity = this.config.context): KeyValueCache[] {
+    return this.blocks.map(() => new KeyValueCache(capacity))
+  }
+
+  override dispose(): void {
+    super.dispose()
+    this.slopes?.dispose()
+  }
+
+  private headWeight(): Tensor {
+    return (this.head ?? this.tokenEmbedding).weight.value
+  }
+
+  private embed(ids: Tensor, { positions, cache }: GPTInputs): Tensor {
+    const table = this.tokenEmbedding.weight.value
+    if (!this.positionEmbedding) return embedding(table, ids)
+    return embedding(table, ids, {
+      positionTable: this.positionEmbedding.weight.value,
+      positions,
+      offset: cache?.[0].length ?? 0,
+    })
+  }
+
+  private checkIds(ids: Tensor, cache?: KeyValueCache[] | null): void {
+    const { context } = this.config
+    if (ids.rank !== 2 || ids.dtype !== 'i32') {
+      throw new LeanformerError('ERR_SHAPE', `GPT: ids is ${ids.dtype} [${ids.shape.join(', ')}], needs i32 [batch, tokens]`)
+    }
+    const length = ids.shape[1] + (cache?.[0].length ?? 0)
+    if (length > context) {
+      throw new LeanformerError('ERR_SHAPE', `GPT: ${length} tokens are more than the context of ${context}`, 'shorten the input')
+    }
+  }
+}
+
+function checkConfig(config: Required<GPTConfig>): void {
+  for (const name of ['vocab', 'context', 'layers', 'width', 'heads', 'kvHeads', 'hidden'] as const) {
+    if (!Number.isInteger(config[name]) || config[name] < 1) {
+      throw new LeanformerError('ERR_ARGUMENT', `GPT: ${name} must be a whole number above 0, got ${config[name]}`)
+    }
+  }
+  if (config.positions === 'rotary' && (config.width / config.heads) % 2 !== 0) {
+    throw new LeanformerError('ERR_ARGUMENT', 'GPT: rotary positions need an even width per head', 'choose width or heads so')
+  }
+}

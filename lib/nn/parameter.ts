@@ -1,0 +1,84 @@
+// A trainable tensor: the master values (f32 as a rule) and, while a model computes in 16 bits, a copy in that format.
+// Gradients of the copy arrive at the master, in the master's format.
+import type { DType } from '../native/dtype'
+import { keep } from '../tensor/scope'
+import { run1, setRequiresGrad, type Tensor } from '../tensor/tensor'
+
+export class Parameter {
+  private master: Tensor
+  private lowPrecision: Tensor | null = null
+  private frozen = false
+
+  /** Takes the tensor over. */
+  constructor(value: Tensor) {
+    this.master = setRequiresGrad(keep(value))
+  }
+
+  /** The master values. */
+  get tensor(): Tensor {
+    return this.master
+  }
+
+  /** What layers compute with: the master, or its copy in the compute format. */
+  get value(): Tensor {
+    return this.lowPrecision ?? this.master
+  }
+
+  /** The copy that updates must refresh, if there is one. */
+  get copy(): Tensor | null {
+    return this.lowPrecision
+  }
+
+  get grad(): Tensor | null {
+    return this.master.grad
+  }
+
+  get shape(): readonly number[] {
+    return this.master.shape
+  }
+
+  /** Whether gradients are computed for this parameter. */
+  get trainable(): boolean {
+    return !this.frozen
+  }
+
+  set trainable(on: boolean) {
+    this.frozen = !on
+    this.master.requiresGrad = on
+    if (this.lowPrecision) this.lowPrecision.requiresGrad = on
+  }
+
+  zeroGrad(): void {
+    this.master.grad?.dispose()
+    this.master.grad = null
+  }
+
+  /** Only matrices and tables get a copy: vectors (biases, norm gains) cost nothing and stay exact. */
+  setComputeDType(dtype: DType): void {
+    this.lowPrecision?.dispose()
+    this.lowPrecision = null
+    if (dtype === this.master.dtype || this.master.rank < 2) return
+    const copy = keep(run1('cast', [this.master], { dtype }))
+    copy.requiresGrad = !this.frozen
+    copy.leaf = this.master
+    this.lowPrecision = copy
+  }
+
+  /** Copies `value` into the parameter. */
+  set(value: Tensor): void {
+    const fresh = keep(run1(value.dtype === this.master.dtype ? 'copy' : 'cast', [value], { dtype: this.master.dtype } as never))
+    const compute = this.lowPrecision?.dtype
+    this.zeroGrad()
+    this.master.dispose()
+    this.master = fresh
+    this.trainable = !this.frozen
+    fresh.leaf = fresh
+    if (compute) this.setComputeDType(compute)
+  }
+
+  dispose(): void {
+    this.zeroGrad()
+    this.lowPrecision?.dispose()
+    this.master.dispose()
+  }
+}

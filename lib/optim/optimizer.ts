@@ -1,0 +1,97 @@
+// What every optimiser of this folder is. One native call updates all parameters of a group. Clipping and the skipping of
+// non-finite gradients come in through a tensor on the device, so that an update never waits for the host.
+import { LeanformerError } from '../native/errors'
+import type { Parameter } from '../nn/parameter'
+import { zeros } from '../ops/creation'
+import { keep } from '../tensor/scope'
+import type { Tensor } from '../tensor/tensor'
+
+export interface ParameterGroup {
+  /** By path, as from Module.namedParameters(). */
+  parameters: Map<string, Parameter>
+  weightDecay?: number
+  /** Factor of the learning rate; default 1. */
+  lrScale?: number
+}
+
+/** The usual two groups: matrices and tables with weight decay, vectors (biases, norm gains, gates) without. */
+export function decayGroups(parameters: Map<string, Parameter>, weightDecay: number): ParameterGroup[] {
+  const pick = (matrix: boolean) => new Map([...parameters].filter(([, p]) => p.shape.length >= 2 === matrix))
+  return [
+    { parameters: pick(true), weightDecay },
+    { parameters: pick(false), weightDecay: 0 },
+  ].filter((group) => group.parameters.size > 0)
+}
+
+export abstract class Optimizer {
+  /** Updates made so far; skipped ones do not count. */
+  steps = 0
+  private readonly slots = new Map<string, Map<string, Tensor>>()
+
+  constructor(readonly groups: ParameterGroup[]) {}
+
+  /**
+   * One update from the parameters' gradients. `clip` is f32 [2] on the device: every gradient is multiplied by its first
+   * number, and nothing changes when the second is not 0. See clipGradNorm().
+   */
+  step(lr: number, clip?: Tensor | null): void {
+    this.steps++
+    for (const group of this.groups) {
+      // Parameters without a gradient are left alone, not treated as if it were zero.
+      const named = [...group.parameters].filter(([, parameter]) => parameter.grad !== null)
+      if (named.length) this.update(named, lr * (group.lrScale ?? 1), group.weightDecay ?? 0, clip ?? null)
+    }
+  }
+
+  protected abstract update(named: [string, Parameter][], lr: number, weightDecay: number, clip: Tensor | null): void
+
+  /** The state tensor `slot` of a parameter, zeros like its master at first. */
+  protected slot(slot: string, name: string, parameter: Parameter): Tensor {
+    let byName = this.slots.get(slot)
+    if (!byName) this.slots.set(slot, (byName = new Map()))
+    let found = byName.get(name)
+    if (!found) {
+      const { shape, device, dtype } = parameter.tensor
+      byName.set(name, (found = keep(zeros(shape, { device, dtype }))))
+    }
+    return found
+  }
+
+  zeroGrad(): void {
+    for (const group of this.groups) for (const parameter of group.parameters.values()) parameter.zeroGrad()
+  }
+
+  /** State tensors by `slot.parameter`, and the rest as plain data. */
+  state(): { tensors: Map<string, Tensor>; steps: number } {
+    const tensors = new Map<string, Tensor>()
+    for (const [slot, byName] of this.slots) for (const [name, value] of byName) tensors.set(`${slot}.${name}`, value)
+    return { tensors, steps: this.steps }
+  }
+
+  /** Takes over tensors and counts as state() gave them. @throws ERR_CHECKPOINT for a parameter that is not here */
+  load(state: { tensors: Map<string, Tensor>; steps: number }): void {
+    const known = new Set(this.groups.flatMap((group) => [...group.parameters.keys()]))
+    this.disposeState()
+    for (const [key, value] of state.tensors) {
+      const dot = key.indexOf('.')
+      const slot = key.slice(0, dot)
+      const name = key.slice(dot + 1)
+      if (!known.has(name)) {
+        throw new LeanformerError('ERR_CHECKPOINT', `optimizer: state for '${name}', which is not a parameter of this model`)
+      }
+      const byName = this.slots.get(slot) ?? new Map<string, Tensor>()
+      this.slots.set(slot, byName.set(name, keep(value)))
+    }
+    this.steps = state.steps
+  }
+
+  /** Releases the state; the parameters stay. */
+  dispose(): void {
+    this.disposeState()
+  }
+
+  private disposeState(): void {
+    for (const byName of this.slots.values()) for (const value of byName.values()) value.dispose()
+    this.slots.clear()
+  }
+}

@@ -1,0 +1,73 @@
+// What every technique of this folder is: a name and optional hooks into a training run. The trainer knows no technique by
+// name. Each technique also has a plain functional form.
+import type { Module } from '../nn/module'
+import type { Parameter } from '../nn/parameter'
+import type { Optimizer } from '../optim/optimizer'
+import type { Tensor } from '../tensor/tensor'
+
+/** What a technique sees of a run. */
+export interface TrainingRun {
+  model: Module<never, unknown>
+  optimizer: Optimizer
+  parameters: Map<string, Parameter>
+  /** Steps in all. */
+  steps: number
+}
+
+/** One micro-batch of token ids. */
+export interface Batch {
+  /** Both [batch, context]; targets are -1 where nothing counts. */
+  inputs: Int32Array
+  targets: Int32Array
+  batch: number
+  context: number
+  segments?: Int32Array
+  positions?: Int32Array
+  /** Targets that count. */
+  tokens: number
+}
+
+/** The two halves of one optimisation step. */
+export interface StepContext {
+  step: number
+  /** The learning rate of this step; may be changed before update(). */
+  lr: number
+  /** Fills the parameters' grad from all micro-batches of the step; called again, it starts from zero with the same batches. */
+  gradients(): void
+  /** Clips and applies the gradients. */
+  update(): void
+}
+
+export interface Technique {
+  name: string
+  /** Names of techniques that must come before this one. */
+  after?: readonly string[]
+  /** Once, before the first step. */
+  setup?(run: TrainingRun): void
+  /** May return another batch. */
+  batch?(batch: Batch, step: number): Batch
+  /** May return another loss, such as one with a penalty added. */
+  loss?(loss: Tensor, step: number): Tensor
+  /** Sees, and may replace, the gradients before clipping. */
+  grads?(parameters: Map<string, Parameter>, step: number): void
+  /** Wraps the step; without it, or by calling next(), it is gradients() then update(). */
+  step?(next: () => void, context: StepContext): void
+  /** What must be saved for an exact resume: plain data and tensors. */
+  state?(): { data?: unknown; tensors?: Map<string, Tensor> }
+  load?(state: { data?: unknown; tensors: Map<string, Tensor> }): void
+}
+
+/** Techniques in an order that satisfies every `after`; otherwise as given. */
+export function orderTechniques(techniques: readonly Technique[]): Technique[] {
+  const ordered: Technique[] = []
+  const names = new Set(techniques.map((technique) => technique.name))
+  const remaining = [...techniques]
+  while (remaining.length) {
+    const i = remaining.findIndex((technique) =>
+      (technique.after ?? []).every((name) => !names.has(name) || ordered.some((done) => done.name === name)),
+    )
+    // A circle cannot be satisfied; the order given is as good as any.
+    ordered.push(...remaining.splice(Math.max(i, 0), 1))
+  }
+  return ordered
+}

@@ -1,0 +1,75 @@
+#include "cpu/isa.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <unordered_map>
+
+#define LF_SCHEMA_PASS  // only the LF_ISA_* numbers
+#include "cpu/kernel.h"
+
+namespace lf::cpu {
+namespace {
+
+constexpr int kLevels = 3;
+
+struct Isa {
+  int level = LF_ISA_PLAIN;
+  bool bf16 = false;
+};
+
+Isa detect() {
+  Isa isa;
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isa.level = LF_ISA_AVX2;
+  if (isa.level == LF_ISA_AVX2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    isa.level = LF_ISA_AVX512;
+    isa.bf16 = __builtin_cpu_supports("avx512bf16");
+  }
+#endif
+  const char* wish = std::getenv("LEANFORMER_ISA");
+  if (wish && !std::strcmp(wish, "plain")) isa = {LF_ISA_PLAIN, false};
+  if (wish && !std::strcmp(wish, "avx2") && isa.level > LF_ISA_AVX2) isa = {LF_ISA_AVX2, false};
+  if (wish && !std::strcmp(wish, "avx512-nobf16")) isa.bf16 = false;
+  return isa;
+}
+
+const Isa& chosen() {
+  static const Isa kIsa = detect();
+  return kIsa;
+}
+
+struct Entry {
+  KernelFn by_level[kLevels] = {};
+};
+// Leaked: kernels are looked up while the process exits, too.
+std::unordered_map<std::string, Entry>& table() {
+  static auto& kernels = *new std::unordered_map<std::string, Entry>;
+  return kernels;
+}
+
+}  // namespace
+
+int isa_level() { return chosen().level; }
+bool has_avx512_bf16() { return chosen().bf16; }
+
+const char* isa_name() {
+  if (chosen().bf16) return "avx512-bf16";
+  constexpr const char* kNames[kLevels] = {"plain", "avx2", "avx512"};
+  return kNames[chosen().level];
+}
+
+void register_kernel(const char* op, int isa, KernelFn kernel) { table()[op].by_level[isa] = kernel; }
+
+KernelFn find_kernel(const char* op) {
+  const auto found = table().find(op);
+  if (found == table().end()) return nullptr;
+  for (int level = isa_level(); level >= 0; --level) {
+    if (found->second.by_level[level]) return found->second.by_level[level];
+  }
+  return nullptr;
+}
+
+}  // namespace lf::cpu

@@ -1,0 +1,198 @@
+// The thread pool. A region is one 64-bit word, generation | next chunk, from which threads claim chunks by
+// compare-and-swap; it ends when its chunks are done, not when every thread has woken. Workers spin briefly after a
+// region, then sleep, so an idle process uses no CPU.
+#include "cpu/parallel.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <vector>
+
+#if defined(__linux__)
+#include <pthread.h>
+#include <sys/mman.h>
+#endif
+
+namespace lf::cpu {
+namespace {
+
+constexpr auto kSpin = std::chrono::microseconds(50);
+constexpr int kMaxThreads = 256;
+
+LF_INLINE void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+thread_local int tls_index = 0;
+thread_local bool tls_in_region = false;
+
+class Pool {
+ public:
+  Pool() {
+    int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+    if (const char* wish = std::getenv("LEANFORMER_THREADS")) threads = std::atoi(wish);
+    wanted_ = std::clamp(threads, 1, kMaxThreads);
+  }
+
+  int threads() const { return wanted_.load(std::memory_order_relaxed); }
+  void set_threads(int n) { wanted_ = std::clamp(n, 1, kMaxThreads); }
+
+  void run(int64_t n, int64_t grain, void* context, void (*body)(void*, int64_t, int64_t)) {
+    const int64_t chunks = (n + grain - 1) / grain;
+    const int threads = this->threads();
+    // A second caller computes alone: it would only take the cores away from the first.
+    if (threads == 1 || chunks == 1 || tls_in_region || busy_.exchange(true, std::memory_order_acquire)) {
+      for (int64_t begin = 0; begin < n; begin += grain) body(context, begin, std::min(n, begin + grain));
+      return;
+    }
+    if (started_ < threads - 1) start(threads - 1);
+    // A closed generation first: a late worker of the last region must not claim a chunk with half of the new fields.
+    const uint64_t generation = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
+    ticket_.store(generation << 32 | 0xffffffffu, std::memory_order_seq_cst);
+    n_ = n;
+    grain_ = grain;
+    context_ = context;
+    body_ = body;
+    chunks_ = chunks;
+    workers_allowed_ = threads - 1;
+    done_.store(0, std::memory_order_relaxed);
+    ticket_.store((generation + 1) << 32, std::memory_order_seq_cst);
+    if (sleepers_.load(std::memory_order_seq_cst) > 0) {
+      std::lock_guard lock(mutex_);
+      wake_.notify_all();
+    }
+    tls_in_region = true;
+    work(static_cast<uint32_t>(generation + 1));
+    tls_in_region = false;
+    while (done_.load(std::memory_order_acquire) != chunks) pause();
+    busy_.store(false, std::memory_order_release);
+  }
+
+ private:
+  // Claims and runs chunks of one generation until none is left.
+  void work(uint32_t generation) {
+    for (;;) {
+      uint64_t ticket = ticket_.load(std::memory_order_acquire);
+      int64_t chunk;
+      do {
+        if (static_cast<uint32_t>(ticket >> 32) != generation) return;
+        chunk = static_cast<int64_t>(ticket & 0xffffffffu);
+        if (chunk >= chunks_) return;
+      } while (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel, std::memory_order_acquire));
+      // The claim succeeded, so the region cannot end, and its fields cannot change, before this chunk is done.
+      const int64_t begin = chunk * grain_;
+      body_.load()(context_, begin, std::min<int64_t>(n_, begin + grain_));
+      done_.fetch_add(1, std::memory_order_release);
+    }
+  }
+
+  void start(int count) {
+    for (; started_ < count; ++started_) {
+      std::thread thread([this, index = started_ + 1] {
+#if defined(__linux__)
+        pthread_setname_np(pthread_self(), "lf-worker");
+#endif
+        tls_index = index;
+        tls_in_region = true;
+        loop(index);
+      });
+      thread.detach();
+    }
+  }
+
+  void loop(int index) {
+    uint32_t seen = 0;
+    for (;;) {
+      auto until = std::chrono::steady_clock::now() + kSpin;
+      int checks = 0;
+      while (generation() == seen) {
+        pause();
+        if ((++checks & 63) || std::chrono::steady_clock::now() < until) continue;
+        std::unique_lock lock(mutex_);
+        sleepers_.fetch_add(1, std::memory_order_seq_cst);
+        wake_.wait(lock, [&] { return generation() != seen; });
+        sleepers_.fetch_sub(1, std::memory_order_relaxed);
+      }
+      seen = generation();
+      if (index <= workers_allowed_.load(std::memory_order_relaxed)) work(seen);
+    }
+  }
+
+  uint32_t generation() const { return static_cast<uint32_t>(ticket_.load(std::memory_order_seq_cst) >> 32); }
+
+  alignas(64) std::atomic<uint64_t> ticket_{0};
+  alignas(64) std::atomic<int64_t> done_{0};
+  alignas(64) std::atomic<bool> busy_{false};
+  std::atomic<int> sleepers_{0};
+  std::atomic<int> wanted_{1};
+  std::atomic<int> workers_allowed_{0};
+  int started_ = 0;
+  // Atomic because a late worker may look at them while the next region is being set up.
+  std::atomic<int64_t> n_{0}, grain_{1}, chunks_{0};
+  std::atomic<void*> context_{nullptr};
+  std::atomic<void (*)(void*, int64_t, int64_t)> body_{nullptr};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+};
+
+Pool& pool() {
+  static Pool& instance = *new Pool;  // leaked: process.exit() runs destructors while workers still run
+  return instance;
+}
+
+class Scratch {
+ public:
+  ~Scratch() {
+    for (auto& buffer : buffers_) std::free(buffer.data);
+  }
+  void* get(int slot, size_t bytes) {
+    Buffer& buffer = buffers_[slot];
+    if (buffer.bytes < bytes) {
+      std::free(buffer.data);
+      const size_t unit = bytes >= (size_t{1} << 20) ? size_t{2} << 20 : 4096;
+      buffer.bytes = (bytes + unit - 1) / unit * unit;
+      buffer.data = std::aligned_alloc(unit, buffer.bytes);
+      if (!buffer.data) {
+        buffer.bytes = 0;
+        throw std::bad_alloc();
+      }
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+      if (unit > 4096) madvise(buffer.data, buffer.bytes, MADV_HUGEPAGE);
+#endif
+    }
+    return buffer.data;
+  }
+
+ private:
+  struct Buffer {
+    void* data = nullptr;
+    size_t bytes = 0;
+  };
+  Buffer buffers_[4];
+};
+
+}  // namespace
+
+void run_parallel(int64_t n, int64_t grain, void* context, void (*body)(void*, int64_t, int64_t)) {
+  pool().run(n, std::max<int64_t>(grain, 1), context, body);
+}
+
+int num_threads() { return pool().threads(); }
+void set_num_threads(int n) { pool().set_threads(n); }
+int thread_index() { return tls_index; }
+
+void* scratch(int slot, size_t bytes) {
+  thread_local Scratch buffers;
+  return buffers.get(slot, bytes);
+}
+
+}  // namespace lf::cpu
