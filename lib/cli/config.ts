@@ -37,7 +37,7 @@ export const trainSchema = z.strictObject({
   kvHeads: count(10_000).optional().meta({ help: 'heads of keys and values; divides heads; default: heads' }),
   context: count().default(128).meta({ help: 'tokens in a window' }),
   norm: z.enum(['layer_norm', 'rms_norm']).default('layer_norm').meta({ help: 'normalisation', value: 'name' }),
-  activation: z.enum(['gelu', 'gelu_exact', 'swiglu', 'relu']).default('gelu').meta({ help: 'of the feed-forward part', value: 'name' }),
+  activation: z.enum(['gelu', 'gelu_exact', 'swiglu', 'silu', 'relu']).default('gelu').meta({ help: 'of the feed-forward part', value: 'name' }),
   positions: z.enum(['learned', 'rotary', 'alibi', 'none']).default('learned').meta({ help: 'position encoding', value: 'name' }),
   tiedHead: z.boolean().default(true).meta({ help: 'the head shares the weights of the token embedding' }),
   bias: z.boolean().default(false).meta({ help: 'biases in linear and normalisation layers' }),
@@ -71,6 +71,22 @@ export const trainSchema = z.strictObject({
   resume: z.string().min(1).optional().meta({ help: 'run folder to go on with', value: 'dir', resumable: true, flagOnly: true }),
   json: z.boolean().default(false).meta({ help: 'one JSON object a step on stdout, and nothing else there', resumable: true }),
   config: z.string().min(1).optional().meta({ help: 'JSON file with any of these options, in camelCase', value: 'file', resumable: true, flagOnly: true })
+})
+
+export const sampleSchema = z.strictObject({
+  run: z.string().min(1).meta({ help: 'run folder of the model; must be given, no default', value: 'dir' }),
+  prompt: z.string().min(1).default('\n').meta({ help: 'text to go on from', value: 'text' }),
+  tokens: count().default(300).meta({ help: 'tokens to add' }),
+  temperature: z.number().min(0).default(0.8).meta({ help: '0: always the most likely token', value: 't' }),
+  topK: z.int().min(0).default(0).meta({ help: 'only the k most likely tokens; 0: all', value: 'k' }),
+  topP: z.number().gt(0).max(1).default(1).meta({ help: 'only the most likely tokens of that total probability', value: 'p' }),
+  seed: z.int().min(0).default(1337).meta({ help: 'of the choices' }),
+  device: z.string().regex(/^(auto|cpu|cuda(:\d+)?)$/).default('auto').meta({ help: 'auto, cpu, cuda, cuda:1', value: 'name' }),
+  threads: count(4096).optional().meta({ help: 'CPU threads; default: those of the run' })
+})
+
+export const infoSchema = z.strictObject({
+  json: z.boolean().default(false).meta({ help: 'one JSON object on stdout' })
 })
 
 type Parsed = z.output<typeof trainSchema>

@@ -162,7 +162,7 @@ export function resolveOptions<S extends z.ZodObject>(schema: S, layers: readonl
         const guess = option === undefined ? nearest(key, [...options.keys()]) : undefined
         throw optionError(
           `${nameOf(key, layer)} is ${option ? 'a flag only' : 'not an option'}`,
-          guess ? `did you mean ${layer.origin === 'flag' ? flagOf(guess) : guess}?` : 'see leanformer train --help for all of them'
+          guess ? `did you mean ${layer.origin === 'flag' ? flagOf(guess) : guess}?` : 'see --help for all of them'
         )
       }
       if (value === undefined) continue
@@ -179,7 +179,7 @@ export function resolveOptions<S extends z.ZodObject>(schema: S, layers: readonl
     const value = given[key]
     const guess = typeof value === 'string' ? nearest(value, option.range.split(' | ')) : undefined
     throw optionError(
-      `${name(key)} is ${JSON.stringify(value)}`,
+      `${name(key)} is ${value === undefined ? 'missing' : JSON.stringify(value)}`,
       `give ${article(option.range)}${guess ? `; did you mean ${guess}?` : ''}`
     )
   }

@@ -3,7 +3,7 @@
 import { Command, CommanderError, Option } from 'commander'
 
 import { LeanformerError } from '../native/errors'
-import { trainSchema } from './config'
+import { infoSchema, sampleSchema, trainSchema } from './config'
 import { describeOptions, optionError, parseFlag, type OptionInfo } from './options'
 
 /** Adds the flags of `options`. No commander default: only what was given counts as a flag. */
@@ -34,20 +34,29 @@ export function givenFlags(command: Command, options: readonly OptionInfo[]): Re
 
 export type Run = (flags: Record<string, unknown>) => Promise<number>
 
-/** The commands and what they run; `onExit` gets the exit code. */
-export function buildProgram(commands: { train: Run; demo: Run }, onExit: (code: number) => void): Command {
+/** Each command: what it does, and the schema of its options. */
+const commandTable = {
+  train: { description: 'train a model on a text', schema: trainSchema },
+  sample: { description: 'continue a text with the model of a run', schema: sampleSchema },
+  info: { description: 'show devices, instruction set and measured peaks', schema: infoSchema },
+  bench: { description: 'time training steps of a model, by operator', schema: trainSchema },
+  demo: { description: 'train a small GPT on Moby-Dick for about a minute, and print a sample of it', schema: trainSchema }
+}
+
+export type Commands = Record<keyof typeof commandTable, Run>
+
+/** `onExit` gets the exit code of the command that ran. */
+export function buildProgram(commands: Commands, onExit: (code: number) => void): Command {
   const program = new Command('leanformer')
     .description('Trains transformers.')
-    .showHelpAfterError(false)
     .exitOverride()
     .configureOutput({ outputError: () => {} }) // errors are printed once, by `main`
-  const options = describeOptions(trainSchema)
-  const add = (name: keyof typeof commands, description: string): void => {
+  for (const name of Object.keys(commandTable) as (keyof Commands)[]) {
+    const { description, schema } = commandTable[name]
+    const options = describeOptions(schema)
     const command = program.command(name).description(description).allowExcessArguments(false).exitOverride()
     addFlags(command, options).action(async () => onExit(await commands[name](givenFlags(command, options))))
   }
-  add('train', 'train a model on a text')
-  add('demo', 'train a small GPT on Moby-Dick for about a minute, and print a sample of it')
   return program
 }
 
@@ -64,13 +73,19 @@ export function describeError(error: unknown): string {
   return `error ${error.code}: ${error.message}\n${error.hint ? `  hint: ${error.hint}\n` : ''}`
 }
 
-export async function main(argv: readonly string[], commands: { train: Run; demo: Run }, stderr: { write(text: string): unknown }): Promise<number> {
+/** Runs the command line and returns the exit code: 2 for options that are wrong, 1 for other errors. */
+export async function main(
+  argv: readonly string[],
+  stderr: { write(text: string): unknown },
+  commands: Commands
+): Promise<number> {
   let exitCode = 0
   try {
     await buildProgram(commands, (code) => (exitCode = code)).parseAsync([...argv], { from: 'user' })
     return exitCode
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return 0 // --help
+    if (error instanceof CommanderError && error.code === 'commander.help') return 2 // no command: help was shown
     const shown = error instanceof CommanderError ? asOptionError(error) : error
     stderr.write(describeError(shown))
     return shown instanceof LeanformerError && shown.code === 'ERR_OPTION' ? 2 : 1

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
 
-import { main } from '../../lib/cli/program'
+import { main, type Commands } from '../../lib/cli/program'
 import { openRun, trainCommand, type Terminal, type TrainerLike, type TrainingFactory } from '../../lib/cli/train'
 import type { TextDataset } from '../../lib/data/tokens'
 import { LeanformerError } from '../../lib/native/errors'
@@ -231,7 +231,9 @@ describe('the command line', () => {
       return Promise.resolve(7)
     }
     let stderr = ''
-    const code = await main(argv, { train: record('train'), demo: record('demo') }, { write: (t: string) => (stderr += t) })
+    const names = ['train', 'sample', 'info', 'bench', 'demo'] as const
+    const commands = Object.fromEntries(names.map((name) => [name, record(name)])) as unknown as Commands
+    const code = await main(argv, { write: (t: string) => (stderr += t) }, commands)
     return { code, calls, stderr }
   }
 
@@ -239,6 +241,7 @@ describe('the command line', () => {
     const { code, calls } = await run('train', '--lr', '1e-3', '--no-tied-head', '--bias', '--technique', 'a', '--technique', 'b', '--min-lr', '0', '--text', '5')
     expect(code).toBe(7)
     expect(calls).toEqual([['train', { lr: 0.001, tiedHead: false, bias: true, technique: ['a', 'b'], minLr: 0, text: '5' }]])
+    expect((await run('sample', '--run', 'x', '--top-k', '5')).calls).toEqual([['sample', { run: 'x', topK: 5 }]])
     expect((await run('train')).calls).toEqual([['train', {}]])
     expect((await run('demo', '--steps', '5')).calls).toEqual([['demo', { steps: 5 }]])
   })
