@@ -1,5 +1,5 @@
-// `leanformer bench`: times whole training steps of a model given by the options of `train`, on random tokens, and shows
-// where the time goes by operator. It writes no files.
+// `leanformer bench`: times whole training steps of a model given by the options of `train`, on random tokens, and
+// shows where the time goes by operator. It writes no files.
 
 import type { Writable } from 'node:stream'
 
@@ -28,7 +28,7 @@ export async function benchCommand(flags: Record<string, unknown>, stdout: Writa
     validation: new EvaluationWindows(tokens.subarray(0, context + 1), { context, batch: 1 }),
     trainTokens: tokens.length,
     validationTokens: context + 1,
-    validationBytes: context + 1
+    validationBytes: context + 1,
   }
   const run = await startTraining({ ...config, json: false }, data)
   try {
@@ -48,14 +48,22 @@ export async function benchCommand(flags: Record<string, unknown>, stdout: Writa
       gflops,
       share_of_peak: run.peakFlops === undefined ? null : (1e9 * gflops) / run.peakFlops,
       peak_bytes: peakBytes,
-      operators: profile.map(({ op, calls, seconds }) => ({ op, calls_per_step: calls / steps, ms_per_step: (1000 * seconds) / steps }))
+      operators: profile.map(({ op, calls, seconds }) => ({
+        op,
+        calls_per_step: calls / steps,
+        ms_per_step: (1000 * seconds) / steps,
+      })),
     }
     if (values.json) {
       stdout.write(`${JSON.stringify(result)}\n`)
       return 0
     }
-    const share = result.share_of_peak === null ? '' : `, ${(100 * result.share_of_peak).toFixed(0)} % of the measured peak`
-    stdout.write(`${stepMs.toFixed(2)} ms a step (median of ${steps}), ${formatCount(result.tokens_per_second)} tokens/s, ${gflops.toFixed(1)} GFLOP/s${share}, ${formatBytes(peakBytes)}\n`)
+    const share =
+      result.share_of_peak === null ? '' : `, ${(100 * result.share_of_peak).toFixed(0)} % of the measured peak`
+    stdout.write(
+      `${stepMs.toFixed(2)} ms a step (median of ${steps}), ${formatCount(result.tokens_per_second)} tokens/s, ` +
+        `${gflops.toFixed(1)} GFLOP/s${share}, ${formatBytes(peakBytes)}\n`,
+    )
     for (const { op, calls_per_step: calls, ms_per_step: ms } of result.operators) {
       stdout.write(`${op.padEnd(28)}${calls.toFixed(1).padStart(8)} calls${ms.toFixed(3).padStart(10)} ms\n`)
     }

@@ -1,5 +1,5 @@
-// `leanformer demo`, which is `npm start`: trains a small GPT on Moby-Dick for about a minute on two cores, then lets it
-// write. Every option of `train` may be given and wins over the preset.
+// `leanformer demo`, which is `npm start`: trains a small GPT on Moby-Dick for about a minute on two cores, then lets
+// it write. Every option of `train` may be given and wins over the preset.
 
 import { trainCommand, processTerminal } from './train'
 import { resolveTrainConfig, type TrainConfig } from './config'
@@ -17,12 +17,13 @@ export const demoPreset = {
   lr: 2e-3,
   beta2: 0.99,
   evalEvery: 300,
-  evalTokens: 32_768
+  evalTokens: 32_768,
 } satisfies Partial<TrainConfig>
 
 export async function demoCommand(flags: Record<string, unknown>): Promise<number> {
   for (const name of ['config', 'resume'] as const) {
-    if (flags[name] !== undefined) throw optionError(`--${name} is not an option of demo`, `use leanformer train --${name} ${String(flags[name])}`)
+    if (flags[name] !== undefined)
+      throw optionError(`--${name} is not an option of demo`, `use leanformer train --${name} ${String(flags[name])}`)
   }
   const merged = { ...demoPreset, ...flags }
   const { out, json } = resolveTrainConfig({ flags: merged }).values

@@ -1,4 +1,5 @@
-// `leanformer info`: devices, instruction set, measured peaks, and why a backend is absent. With --json one JSON object.
+// `leanformer info`: devices, instruction set, measured peaks, and why a backend is absent. With --json one JSON
+// object.
 
 import { availableParallelism } from 'node:os'
 import type { Writable } from 'node:stream'
@@ -24,7 +25,7 @@ export function infoCommand(flags: Record<string, unknown>, stdout: Writable = p
     cuda_absent: absence === '' ? null : absence,
     peak_f32_gflops: f32Gflops,
     peak_bf16_gflops: bf16Gflops,
-    bandwidth_gbs: bandwidthGbs
+    bandwidth_gbs: bandwidthGbs,
   }
   if (json) {
     stdout.write(`${JSON.stringify(facts)}\n`)
@@ -36,7 +37,10 @@ export function infoCommand(flags: Record<string, unknown>, stdout: Writable = p
     ['build', build],
     ['devices', facts.devices.join(', ')],
     ['CUDA', facts.cuda_absent === null ? 'ready' : `absent: ${facts.cuda_absent}`],
-    ['measured', `${f32Gflops.toFixed(0)} GFLOP/s f32, ${bf16Gflops.toFixed(0)} GFLOP/s bf16, ${bandwidthGbs.toFixed(1)} GB/s`]
+    [
+      'measured',
+      `${f32Gflops.toFixed(0)} GFLOP/s f32, ${bf16Gflops.toFixed(0)} GFLOP/s bf16, ${bandwidthGbs.toFixed(1)} GB/s`,
+    ],
   ]
   for (const [name, value] of rows) stdout.write(`${name.padEnd(10)}${value}\n`)
   return Promise.resolve(0)

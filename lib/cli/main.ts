@@ -11,5 +11,5 @@ process.exitCode = await main(process.argv.slice(2), process.stderr, {
   sample: async (flags) => (await import('./sample')).sampleCommand(flags),
   info: async (flags) => (await import('./info')).infoCommand(flags),
   bench: async (flags) => (await import('./bench')).benchCommand(flags),
-  demo: async (flags) => (await import('./demo')).demoCommand(flags)
+  demo: async (flags) => (await import('./demo')).demoCommand(flags),
 })

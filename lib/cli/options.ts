@@ -1,5 +1,5 @@
-// Option tables: one zod object says what an option is, its default, unit, range and help; flags, config files, help and
-// error texts are all read from it. A value's origin is kept, so that a run can print where each number came from.
+// Option tables: one zod object says what an option is, its default, unit, range and help; flags, config files, help
+// and error texts are all read from it. A value's origin is kept, so that a run can print where each number came from.
 
 import { z } from 'zod'
 
@@ -65,9 +65,12 @@ function rangeOf(schema: JsonSchema): string {
   if (schema.type === 'array') return `list of ${rangeOf(schema.items ?? {})}`
   if (schema.type !== 'number' && schema.type !== 'integer') return schema.type ?? 'string'
   const kind = schema.type
-  const safe = (bound: number | undefined) => (bound !== undefined && Math.abs(bound) < Number.MAX_SAFE_INTEGER ? bound : undefined)
-  const low = safe(schema.minimum) ?? (schema.exclusiveMinimum === undefined ? undefined : `above ${schema.exclusiveMinimum}`)
-  const high = safe(schema.maximum) ?? (schema.exclusiveMaximum === undefined ? undefined : `below ${schema.exclusiveMaximum}`)
+  const safe = (bound: number | undefined) =>
+    bound !== undefined && Math.abs(bound) < Number.MAX_SAFE_INTEGER ? bound : undefined
+  const low =
+    safe(schema.minimum) ?? (schema.exclusiveMinimum === undefined ? undefined : `above ${schema.exclusiveMinimum}`)
+  const high =
+    safe(schema.maximum) ?? (schema.exclusiveMaximum === undefined ? undefined : `below ${schema.exclusiveMaximum}`)
   if (low !== undefined && high !== undefined) return `${kind} from ${low} to ${high}`
   if (low !== undefined) return typeof low === 'string' ? `${kind} ${low}` : `${kind} from ${low}`
   return high === undefined ? kind : `${kind} up to ${high}`
@@ -95,14 +98,16 @@ export function describeOptions(schema: z.ZodObject): OptionInfo[] {
       help: property.help ?? '',
       value: property.value ?? (kind === 'number' ? 'n' : key),
       resumable: property.resumable ?? false,
-      flagOnly: property.flagOnly ?? false
+      flagOnly: property.flagOnly ?? false,
     }
   })
 }
 
 /** Least number of edits between two words; swapping two neighbours is one (optimal string alignment). */
 function editDistance(a: string, b: string): number {
-  const d = Array.from({ length: a.length + 1 }, (_, i) => Array.from({ length: b.length + 1 }, (_, j) => (i === 0 ? j : i)))
+  const d = Array.from({ length: a.length + 1 }, (_, i) =>
+    Array.from({ length: b.length + 1 }, (_, j) => (i === 0 ? j : i)),
+  )
   for (let i = 1; i <= a.length; i++) {
     for (let j = 1; j <= b.length; j++) {
       const same = a[i - 1] === b[j - 1]
@@ -131,11 +136,13 @@ export const optionError = (message: string, hint?: string): LeanformerError =>
 export function parseFlag(option: OptionInfo, text: string): unknown {
   if (option.kind !== 'number') return text
   const value = text.trim() === '' ? NaN : Number(text)
-  if (!Number.isFinite(value)) throw optionError(`${option.flag} ${text} is not a number`, `give ${article(option.range)}`)
+  if (!Number.isFinite(value))
+    throw optionError(`${option.flag} ${text} is not a number`, `give ${article(option.range)}`)
   return value
 }
 
-const article = (words: string): string => (/^(number|integer|boolean|string|list)/.test(words) ? `a${words[0] === 'i' ? 'n' : ''} ${words}` : words)
+const article = (words: string): string =>
+  /^(number|integer|boolean|string|list)/.test(words) ? `a${words[0] === 'i' ? 'n' : ''} ${words}` : words
 
 /** How an error names an option: as a flag where it was a flag, by key and file where it came from there. */
 export function nameOf(key: string, layer: Layer | undefined): string {
@@ -162,7 +169,7 @@ export function resolveOptions<S extends z.ZodObject>(schema: S, layers: readonl
         const guess = option === undefined ? nearest(key, [...options.keys()]) : undefined
         throw optionError(
           `${nameOf(key, layer)} is ${option ? 'a flag only' : 'not an option'}`,
-          guess ? `did you mean ${layer.origin === 'flag' ? flagOf(guess) : guess}?` : 'see --help for all of them'
+          guess ? `did you mean ${layer.origin === 'flag' ? flagOf(guess) : guess}?` : 'see --help for all of them',
         )
       }
       if (value === undefined) continue
@@ -180,9 +187,11 @@ export function resolveOptions<S extends z.ZodObject>(schema: S, layers: readonl
     const guess = typeof value === 'string' ? nearest(value, option.range.split(' | ')) : undefined
     throw optionError(
       `${name(key)} is ${value === undefined ? 'missing' : JSON.stringify(value)}`,
-      `give ${article(option.range)}${guess ? `; did you mean ${guess}?` : ''}`
+      `give ${article(option.range)}${guess ? `; did you mean ${guess}?` : ''}`,
     )
   }
-  const origins = Object.fromEntries([...options.keys()].map((key): [string, Origin] => [key, from.get(key)?.origin ?? 'default']))
+  const origins = Object.fromEntries(
+    [...options.keys()].map((key): [string, Origin] => [key, from.get(key)?.origin ?? 'default']),
+  )
   return { values: result.data, origins, name }
 }

@@ -14,12 +14,18 @@ export function addFlags(command: Command, options: readonly OptionInfo[]): Comm
     const notes = [range, stated ? '' : `default: ${String(option.default)}`].filter((note) => note !== '')
     const help = `${option.help}${notes.length > 0 ? ` (${notes.join('; ')})` : ''}`
     if (option.kind === 'boolean') {
-      command.addOption(new Option(option.flag, help)).addOption(new Option(option.flag.replace('--', '--no-')).hideHelp(option.default !== true))
+      command
+        .addOption(new Option(option.flag, help))
+        .addOption(new Option(option.flag.replace('--', '--no-')).hideHelp(option.default !== true))
     } else {
       const flag = new Option(`${option.flag} <${option.value}>`, help)
       const parse = (text: string) => parseFlag(option, text)
       command.addOption(
-        flag.argParser(option.kind === 'list' ? (text: string, before?: unknown) => [...((before as unknown[] | undefined) ?? []), parse(text)] : parse)
+        flag.argParser(
+          option.kind === 'list'
+            ? (text: string, before?: unknown) => [...((before as unknown[] | undefined) ?? []), parse(text)]
+            : parse,
+        ),
       )
     }
   }
@@ -40,7 +46,10 @@ const commandTable = {
   sample: { description: 'continue a text with the model of a run', schema: sampleSchema },
   info: { description: 'show devices, instruction set and measured peaks', schema: infoSchema },
   bench: { description: 'time training steps of a model, by operator', schema: trainSchema },
-  demo: { description: 'train a small GPT on Moby-Dick for about a minute, and print a sample of it', schema: trainSchema }
+  demo: {
+    description: 'train a small GPT on Moby-Dick for about a minute, and print a sample of it',
+    schema: trainSchema,
+  },
 }
 
 export type Commands = Record<keyof typeof commandTable, Run>
@@ -69,7 +78,8 @@ function asOptionError(error: CommanderError): LeanformerError {
 
 /** Prints an error for people, and for programs its code. */
 export function describeError(error: unknown): string {
-  if (!(error instanceof LeanformerError)) return `error: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`
+  if (!(error instanceof LeanformerError))
+    return `error: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`
   return `error ${error.code}: ${error.message}\n${error.hint ? `  hint: ${error.hint}\n` : ''}`
 }
 
@@ -77,7 +87,7 @@ export function describeError(error: unknown): string {
 export async function main(
   argv: readonly string[],
   stderr: { write(text: string): unknown },
-  commands: Commands
+  commands: Commands,
 ): Promise<number> {
   let exitCode = 0
   try {

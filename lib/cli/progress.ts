@@ -50,14 +50,15 @@ export class Progress {
       fps: 10,
       clearOnComplete: false,
       barsize: 20,
-      format: (_options, params) => `${this.barOf(params.progress)} ${this.line()}`
+      format: (_options, params) => `${this.barOf(params.progress)} ${this.line()}`,
     })
     this.bar.start(this.options.steps, this.options.firstStep ?? 0)
   }
 
   step(metrics: StepMetrics): void {
     this.last = metrics
-    this.smoothMs = this.smoothMs === undefined ? metrics.stepMs : this.smoothMs + kSmoothing * (metrics.stepMs - this.smoothMs)
+    this.smoothMs =
+      this.smoothMs === undefined ? metrics.stepMs : this.smoothMs + kSmoothing * (metrics.stepMs - this.smoothMs)
     if (metrics.valLoss !== undefined) this.valLoss = metrics.valLoss
     if (this.bar) {
       this.bar.update(metrics.step)

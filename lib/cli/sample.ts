@@ -13,11 +13,17 @@ import { buildModel, prepareDevice } from './training_run'
 
 export async function sampleCommand(
   flags: Record<string, unknown>,
-  { stdout, stderr }: { stdout: Writable; stderr: Writable } = process
+  { stdout, stderr }: { stdout: Writable; stderr: Writable } = process,
 ): Promise<number> {
   const { values } = resolveOptions(sampleSchema, [{ origin: 'flag', values: flags }])
-  const { checkpoint, config, tokenizer } = await openRun(values.run, (message) => stderr.write(`warning: ${message}\n`))
-  const device = prepareDevice({ device: values.device, threads: values.threads ?? config.threads, memoryLimit: undefined })
+  const { checkpoint, config, tokenizer } = await openRun(values.run, (message) =>
+    stderr.write(`warning: ${message}\n`),
+  )
+  const device = prepareDevice({
+    device: values.device,
+    threads: values.threads ?? config.threads,
+    memoryLimit: undefined,
+  })
   const model = buildModel(config, tokenizer.vocabSize, device)
   try {
     scope(() => {
@@ -29,7 +35,13 @@ export async function sampleCommand(
     stdout.write(values.prompt)
     const { tokens: maxTokens, temperature, topK, topP } = values
     const eosId = tokenizer.eosId
-    for await (const id of generate(model, tokenizer.encode(values.prompt), { maxTokens, temperature, topK, topP, ...(eosId === undefined ? {} : { eosId }) })) {
+    for await (const id of generate(model, tokenizer.encode(values.prompt), {
+      maxTokens,
+      temperature,
+      topK,
+      topP,
+      ...(eosId === undefined ? {} : { eosId }),
+    })) {
       stdout.write(stream.push(id))
     }
     stdout.write(`${stream.end()}\n`)

@@ -1,5 +1,6 @@
 // `leanformer train`: reads the options and the text, trains, saves, and reports. ^C ends at a step boundary, saves and
-// exits with 130; a second ^C exits at once. With --json stdout has one JSON object a step and a last one, nothing else.
+// exits with 130; a second ^C exits at once. With --json stdout has one JSON object a step and a last one, nothing
+// else.
 
 import { join } from 'node:path'
 import type { Writable } from 'node:stream'
@@ -65,24 +66,29 @@ export const processTerminal: Terminal = {
     process.stdout.on('error', onError)
     return () => signals.forEach((signal) => process.off(signal, handler))
   },
-  exit: (code) => process.exit(code)
+  exit: (code) => process.exit(code),
 }
 
 /** What was asked for, after flags, file and the resumed run are put together. */
-async function readOptions(flags: Record<string, unknown>): Promise<{ resolved: ResolvedTrainConfig; resumed?: RunFolder }> {
+async function readOptions(
+  flags: Record<string, unknown>,
+): Promise<{ resolved: ResolvedTrainConfig; resumed?: RunFolder }> {
   const file = typeof flags.config === 'string' ? await readConfigFile(flags.config) : undefined
   const resumed = typeof flags.resume === 'string' ? await RunFolder.open(flags.resume) : undefined
   const resolved = resolveTrainConfig({
     flags,
     ...(file ? { file } : {}),
-    ...(resumed ? { run: { name: resumed.path, values: resumed.config.values } } : {})
+    ...(resumed ? { run: { name: resumed.path, values: resumed.config.values } } : {}),
   })
   return { resolved, ...(resumed ? { resumed } : {}) }
 }
 
 function runConfig({ values, origins }: ResolvedTrainConfig): RunConfig {
-  const kept = describeOptions(trainSchema).filter(({ flagOnly }) => !flagOnly).map(({ key }) => key)
-  const pick = <T>(from: Record<string, T>) => Object.fromEntries(kept.map((key) => [key, from[key]])) as Record<string, T>
+  const kept = describeOptions(trainSchema)
+    .filter(({ flagOnly }) => !flagOnly)
+    .map(({ key }) => key)
+  const pick = <T>(from: Record<string, T>) =>
+    Object.fromEntries(kept.map((key) => [key, from[key]])) as Record<string, T>
   return { values: pick(values as Record<string, unknown>), origins: pick(origins) }
 }
 
@@ -90,13 +96,13 @@ function runConfig({ values, origins }: ResolvedTrainConfig): RunConfig {
 export async function trainCommand(
   flags: Record<string, unknown>,
   factory: TrainingFactory,
-  terminal: Terminal = processTerminal
+  terminal: Terminal = processTerminal,
 ): Promise<number> {
   const { resolved, resumed } = await readOptions(flags)
   const config = resolved.values
   const data = await loadTextDataset({
     ...config,
-    tokenizer: resumed?.tokenizer ?? config.tokenizer
+    tokenizer: resumed?.tokenizer ?? config.tokenizer,
   })
   const run = await factory(config, data)
   try {
@@ -132,14 +138,14 @@ class Session {
     private readonly data: TextDataset,
     private readonly training: TrainingRun,
     private readonly folder: RunFolder,
-    private readonly terminal: Terminal
+    private readonly terminal: Terminal,
   ) {
     this.progress = new Progress({
       stream: terminal.stderr,
       steps: config.steps,
       json: config.json,
       env: terminal.env,
-      ...(training.peakFlops === undefined ? {} : { peakFlops: training.peakFlops })
+      ...(training.peakFlops === undefined ? {} : { peakFlops: training.peakFlops }),
     })
   }
 
@@ -170,15 +176,19 @@ class Session {
   private announce(): void {
     if (this.config.json) return
     const { data, training, config } = this
+    const count = formatCount
     const rows = [
-      `text       ${data.source}: ${formatCount(data.trainTokens)} training and ${formatCount(data.validationTokens)} validation tokens`,
-      `model      ${config.model}, ${config.layers} layers, width ${config.width}, ${formatCount(training.parameters)} parameters`,
+      `text       ${data.source}: ${count(data.trainTokens)} training, ${count(data.validationTokens)} validation`,
+      `model      ${config.model}, ${count(training.parameters)} parameters`,
       `device     ${training.device}, ${config.precision}`,
-      `run folder ${this.folder.path}`
+      `run folder ${this.folder.path}`,
     ]
     const given = describeOptions(trainSchema)
       .filter(({ key }) => this.resolved.origins[key] !== 'default')
-      .map(({ key, flag }) => `${flag} ${String((config as Record<string, unknown>)[key])} (${this.resolved.origins[key]})`)
+      .map(
+        ({ key, flag }) =>
+          `${flag} ${String((config as Record<string, unknown>)[key])} (${this.resolved.origins[key]})`,
+      )
     if (given.length > 0) rows.push(`options    ${given.join(', ')}`)
     for (const row of rows) this.progress.say(row)
   }
@@ -186,7 +196,7 @@ class Session {
   private async resume(): Promise<void> {
     const { trainer } = this.training
     const { tensors, state, step, path } = await loadCheckpoint(this.folder.checkpoints, {
-      onWarning: (message) => this.progress.say(`warning: ${message}`)
+      onWarning: (message) => this.progress.say(`warning: ${message}`),
     })
     await trainer.load({ tensors, state })
     await this.folder.rewindMetrics(step)
@@ -203,7 +213,8 @@ class Session {
         this.log(metrics)
         await this.saveWaiting(metrics.step)
         // The last step is saved by `finish`, an interrupted one by `interrupted`.
-        if (metrics.step % saveEvery === 0 && metrics.step < steps && !this.abort.signal.aborted) await this.save(metrics.step)
+        if (metrics.step % saveEvery === 0 && metrics.step < steps && !this.abort.signal.aborted)
+          await this.save(metrics.step)
       }
     } catch (error) {
       if (!this.abort.signal.aborted || !isAbort(error, this.abort.signal)) throw error
@@ -261,7 +272,7 @@ class Session {
       tokens_per_second: orNull(median(this.rates)),
       step_ms_median: orNull(median(this.stepMs)),
       peak_bytes: orNull(this.last?.peakBytes),
-      checkpoint: this.checkpoint
+      checkpoint: this.checkpoint,
     }
     await this.report(done)
     this.progress.stop()
@@ -273,12 +284,12 @@ class Session {
         [
           `training loss    ${number(done.train_loss, 4)}`,
           `validation loss  ${number(done.val_loss, 4)}, ${number(done.val_bits_per_byte, 4)} bits per byte`,
-          `speed            ${done.tokens_per_second === null ? '-' : formatCount(done.tokens_per_second)} tokens/s, ${number(done.step_ms_median, 2)} ms a step (median)`,
+          `speed            ${number(done.tokens_per_second, 0)} tokens/s, ${number(done.step_ms_median, 2)} ms a step`,
           `tensor memory    ${done.peak_bytes === null ? '-' : formatBytes(done.peak_bytes)} at most`,
           `checkpoint       ${done.checkpoint}`,
           `report           ${this.folder.report}`,
-          ''
-        ].join('\n')
+          '',
+        ].join('\n'),
       )
     }
     return 0
@@ -291,14 +302,16 @@ class Session {
       config: Object.keys(values).map((key) => ({ key, value: values[key], origin: origins[key] ?? 'default' })),
       metrics: await this.folder.readMetrics(),
       facts: { parameters: this.training.parameters.toLocaleString('en'), device: this.training.device },
-      ...(done ? { done } : {})
+      ...(done ? { done } : {}),
     })
   }
 }
 
 function isAbort(error: unknown, signal: AbortSignal): boolean {
   if (error === signal.reason) return true
-  return error instanceof LeanformerError ? error.code === 'ERR_ABORTED' : (error as Error | null)?.name === 'AbortError'
+  return error instanceof LeanformerError
+    ? error.code === 'ERR_ABORTED'
+    : (error as Error | null)?.name === 'AbortError'
 }
 
 /** The newest sound checkpoint of a run folder, with what is needed to rebuild its model. */

@@ -1,5 +1,5 @@
-// From options to a trainer that is ready: device, model, optimiser, schedule, techniques. Optimisers and techniques are
-// found by their file's name, so that a new one is not listed anywhere.
+// From options to a trainer that is ready: device, model, optimiser, schedule, techniques. Optimisers and techniques
+// are found by their file's name, so that a new one is not listed anywhere.
 
 import type { TextDataset } from '../data/tokens'
 import { GPT } from '../models/gpt'
@@ -18,7 +18,11 @@ import type { TrainingRun } from './train'
 type OptimizerClass = new (groups: ParameterGroup[], options: Record<string, number>) => Optimizer
 
 /** Sets threads and memory limit, and gives the device. */
-export function prepareDevice({ device: name, threads, memoryLimit }: Pick<TrainConfig, 'device' | 'threads' | 'memoryLimit'>): Device {
+export function prepareDevice({
+  device: name,
+  threads,
+  memoryLimit,
+}: Pick<TrainConfig, 'device' | 'threads' | 'memoryLimit'>): Device {
   addon.setThreads(threads)
   const device = getDevice(name)
   if (memoryLimit !== undefined) device.setMemoryLimit(memoryLimit)
@@ -30,14 +34,24 @@ export function buildModel(config: TrainConfig, vocab: number, device: Device): 
   const { context, layers, width, heads, kvHeads, norm, activation, positions, tiedHead, bias, dropout, seed } = config
   return new GPT(
     { vocab, context, layers, width, heads, kvHeads, norm, activation, positions, tiedHead, bias, dropout },
-    { device, generator: new Generator(seed) }
+    { device, generator: new Generator(seed) },
   )
 }
 
 /** A class or function of a module in a folder, by the file's name. */
-async function findByName<T>(kind: string, name: string, load: () => Promise<Record<string, unknown>>, isIt: (value: unknown) => value is T): Promise<T> {
+async function findByName<T>(
+  kind: string,
+  name: string,
+  load: () => Promise<Record<string, unknown>>,
+  isIt: (value: unknown) => value is T,
+): Promise<T> {
   const wrong = (cause?: unknown) =>
-    new LeanformerError('ERR_OPTION', `--${kind} ${name} is not here`, `see leanformer train --help for what --${kind} can be`, { cause })
+    new LeanformerError(
+      'ERR_OPTION',
+      `--${kind} ${name} is not here`,
+      `see leanformer train --help for what --${kind} can be`,
+      { cause },
+    )
   if (!/^[a-z][a-z0-9_]*$/.test(name)) throw wrong()
   const exports = await load().catch((cause: unknown) => {
     throw wrong(cause)
@@ -62,7 +76,7 @@ async function buildTechnique(name: string): Promise<Technique> {
   return (await findByName('technique', name, load, isFactory))()
 }
 
-/** Measured FLOP/s of the CPU at that precision (products in f16 are computed in f32); of other devices it is not known. */
+/** Measured FLOP/s of the CPU at that precision (f16 computes in f32); of other devices it is not known. */
 function peakOf(device: Device, precision: TrainConfig['precision']): number | undefined {
   if (device.name !== 'cpu') return undefined
   const { f32Gflops, bf16Gflops } = addon.measurePeaks()
@@ -86,7 +100,7 @@ export async function startTraining(config: TrainConfig, data: TextDataset): Pro
     precision,
     device,
     techniques: await Promise.all(config.technique.map(buildTechnique)),
-    seed
+    seed,
   })
   const peakFlops = config.json ? undefined : peakOf(device, precision) // shown to people only
   return {
@@ -94,6 +108,6 @@ export async function startTraining(config: TrainConfig, data: TextDataset): Pro
     device: device.name,
     parameters: model.parameters().reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0),
     ...(peakFlops === undefined ? {} : { peakFlops }),
-    dispose: () => model.dispose()
+    dispose: () => model.dispose(),
   }
 }

@@ -1,9 +1,10 @@
 // Packs documents of any length into rows of `context` tokens, several to a row, so that none sees another: `segments`
-// numbers the documents of a row from 0 (-1 is padding), `positions` starts again at 0 in each, and the target at the end
-// of a document is ignored (-1), as is padding.
-// Rule: best fit decreasing. Longest document first, earlier one first among equals; into the row with the least room that
-// is enough, the earliest such row among equals; else into a new row. At most 11/9 of the optimal number of rows, plus 1.
-// An endless stream is packed in groups of documents; the place in it is (documents before the group, row in the group).
+// numbers the documents of a row from 0 (-1 is padding), `positions` starts again at 0 in each, and the target at the
+// end of a document is ignored (-1), as is padding.
+// Rule: best fit decreasing. Longest document first, earlier one first among equals; into the row with the least room
+// that is enough, the earliest such row among equals; else into a new row. For many documents
+// at most 11/9 of the optimal number of rows (Johnson et al. 1974).
+// An endless stream is packed in groups of documents; the place in it is (documents before the group, row in it).
 
 import { LeanformerError } from '../native/errors'
 import { kIgnored, type TokenBatch } from './tokens'
@@ -18,7 +19,7 @@ export interface PackedBatch extends TokenBatch {
 
 export interface PackOptions {
   context: number
-  /** Cut a document longer than `context` into pieces that are packed by themselves. Default false: such a one throws. */
+  /** Cut a document longer than `context` into pieces, packed one by one. Default false: such a document throws. */
   split?: boolean
 }
 
@@ -50,7 +51,7 @@ function pieces(documents: readonly ArrayLike<number>[], { context, split }: Pac
       throw new LeanformerError(
         'ERR_DATA',
         `packing: document ${first + document} has ${length} tokens, more than the context of ${context}`,
-        'set split: true to cut it into pieces, or give a longer context'
+        'set split: true to cut it into pieces, or give a longer context',
       )
     }
     for (let start = 0; start < length; start += context) {
@@ -120,12 +121,17 @@ function stack(rows: readonly PackedBatch[], context: number): PackedBatch {
     return out
   }
   return {
-    inputs: join('inputs'), targets: join('targets'), segments: join('segments'), positions: join('positions'),
-    batch: rows.length, context, tokens: rows.reduce((sum, row) => sum + row.tokens, 0)
+    inputs: join('inputs'),
+    targets: join('targets'),
+    segments: join('segments'),
+    positions: join('positions'),
+    batch: rows.length,
+    context,
+    tokens: rows.reduce((sum, row) => sum + row.tokens, 0),
   }
 }
 
-/** Place in a stream of documents: whole groups before `document` are done, and `row` rows of the group that starts there. */
+/** Place in a stream: all groups before `document` are done, and `row` rows of the group that starts there. */
 export interface PackingCursor {
   document: number
   row: number
@@ -151,10 +157,11 @@ export type PackedStreamBatch = PackedBatch & { cursor: PackingCursor }
 /** Encodes and packs documents lazily. Each batch comes with the cursor from which the stream goes on after it. */
 export async function* packedStream(
   documents: Iterable<string> | AsyncIterable<string>,
-  options: PackedStreamOptions
+  options: PackedStreamOptions,
 ): AsyncGenerator<PackedStreamBatch> {
   const { tokenizer, context, batch: batchSize, group: groupSize = 1024 } = options
-  for (const [name, value] of Object.entries({ context, batch: batchSize, group: groupSize })) assertPositive(name, value)
+  for (const [name, value] of Object.entries({ context, batch: batchSize, group: groupSize }))
+    assertPositive(name, value)
   const eosId = tokenizer.eosId
   const end = options.end ?? eosId !== undefined
   if (end && eosId === undefined) {
@@ -173,8 +180,8 @@ export async function* packedStream(
   if (given.row > 0 && (given.group !== groupSize || given.context !== context)) {
     throw new LeanformerError(
       'ERR_OPTION',
-      `packing: the cursor is of group ${given.group}, context ${given.context}; the stream of ${groupSize}, ${context}`,
-      'go on with the same group and context'
+      `packing: the cursor is of group ${given.group}, context ${given.context}; the stream: ${groupSize}, ${context}`,
+      'go on with the same group and context',
     )
   }
   let rows: PackedBatch[] = []
@@ -202,7 +209,7 @@ export async function* packedStream(
 async function* groups(
   documents: Iterable<string> | AsyncIterable<string>,
   skip: number,
-  size: number
+  size: number,
 ): AsyncGenerator<string[]> {
   let group: string[] = []
   let number = 0

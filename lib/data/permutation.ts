@@ -1,8 +1,8 @@
 // A seeded permutation of [0, n) that can be read at any place in O(1), with no table: the shuffle of a data set.
 // Index i is written as (l, r) in [0, a) x [0, b) with a*b >= n, a and b near sqrt(n); eight Feistel rounds
 //   l = (l + F(r)) mod a,  r = (r + F(l)) mod b
-// are each invertible, so the whole is a bijection of [0, a*b). Results >= n are fed back in ("cycle walking", Black and
-// Rogaway 2002), which keeps it a bijection of [0, n). a*b < n + sqrt(n) + 1, so a second pass is rare.
+// are each invertible, so the whole is a bijection of [0, a*b). Results >= n are fed back in ("cycle walking", Black
+// and Rogaway 2002), which keeps it a bijection of [0, n). a*b < n + sqrt(n) + 1, so a second pass is rare.
 
 import { LeanformerError } from '../native/errors'
 
@@ -99,7 +99,7 @@ export class Permutation {
       throw new LeanformerError(
         'ERR_ARGUMENT',
         `permutation: index ${index} is out of range`,
-        `give an integer from 0 to ${this.size - 1}`
+        `give an integer from 0 to ${this.size - 1}`,
       )
     }
   }

@@ -1,5 +1,5 @@
-// Training text: a UTF-8 file, or the name of a dataset. UTF-8 is strict, since replacement characters would be learned:
-// a bad byte is an error that gives its offset.
+// Training text: a UTF-8 file, or the name of a dataset. UTF-8 is strict, since replacement characters would be
+// learned: a bad byte is an error that gives its offset.
 
 import { readFile, stat } from 'node:fs/promises'
 
@@ -25,14 +25,24 @@ export function firstInvalidUtf8(bytes: Uint8Array): number {
     if (lead < 0x80) i += 1
     else if (lead >= 0xc2 && lead <= 0xdf && continues(i + 1)) i += 2
     else if (
-      lead >= 0xe0 && lead <= 0xef && continues(i + 1) && continues(i + 2) &&
+      lead >= 0xe0 &&
+      lead <= 0xef &&
+      continues(i + 1) &&
+      continues(i + 2) &&
       !(lead === 0xe0 && second < 0xa0) && // overlong
       !(lead === 0xed && second > 0x9f) // surrogate
-    ) i += 3
+    )
+      i += 3
     else if (
-      lead >= 0xf0 && lead <= 0xf4 && continues(i + 1) && continues(i + 2) && continues(i + 3) &&
-      !(lead === 0xf0 && second < 0x90) && !(lead === 0xf4 && second > 0x8f)
-    ) i += 4
+      lead >= 0xf0 &&
+      lead <= 0xf4 &&
+      continues(i + 1) &&
+      continues(i + 2) &&
+      continues(i + 3) &&
+      !(lead === 0xf0 && second < 0x90) &&
+      !(lead === 0xf4 && second > 0x8f)
+    )
+      i += 4
     else return i
   }
   return -1
@@ -46,13 +56,13 @@ export function decodeUtf8(bytes: Uint8Array, name: string): string {
     throw new LeanformerError(
       'ERR_DATA',
       `text: ${name} is not UTF-8: bad byte 0x${value} at offset ${bad}`,
-      `convert it first, for example: iconv -f latin1 -t utf-8 ${name} > utf8.txt`
+      `convert it first, for example: iconv -f latin1 -t utf-8 ${name} > utf8.txt`,
     )
   }
   return new TextDecoder('utf-8', { fatal: true }).decode(bytes)
 }
 
-/** Reads a text file or a dataset by name. A dataset's name wins over a file of that name; write ./name for the file. */
+/** Reads a text file or a dataset by name. A dataset wins over a file of the same name; write ./name for the file. */
 export async function readText(source: string): Promise<Text> {
   const dataset = Object.hasOwn(datasets, source) ? datasets[source] : undefined
   const text = dataset ? await dataset() : decodeUtf8(await readBytes(source), source)
@@ -74,7 +84,7 @@ async function readBytes(path: string): Promise<Uint8Array> {
       throw new LeanformerError(
         'ERR_DATA',
         `text: ${path} has ${info.size} bytes; a text that is held as one string may have ${2 ** 29 - 24}`,
-        'give the documents one by one, as an AsyncIterable of strings'
+        'give the documents one by one, as an AsyncIterable of strings',
       )
     }
     return await readFile(path)
@@ -85,7 +95,7 @@ async function readBytes(path: string): Promise<Uint8Array> {
       throw new LeanformerError('ERR_DATA', `text: ${path} does not exist`, `give ${known}`, { cause: error })
     }
     throw new LeanformerError('ERR_IO', `text: ${path} cannot be read: ${(error as Error).message}`, `give ${known}`, {
-      cause: error
+      cause: error,
     })
   }
 }

@@ -25,9 +25,7 @@ export interface Tokenizer {
 }
 
 export type TokenizerJSON =
-  | { type: 'bytes' }
-  | { type: 'chars'; chars: string }
-  | { type: 'huggingface'; tokenizer: object; config: object }
+  { type: 'bytes' } | { type: 'chars'; chars: string } | { type: 'huggingface'; tokenizer: object; config: object }
 
 /** `bytes`, `chars` (needs the text), or the path of a Hugging Face tokenizer.json or of the folder that holds one. */
 export async function createTokenizer(spec: string, text: string): Promise<Tokenizer> {
@@ -48,7 +46,7 @@ export async function tokenizerFromJSON(json: TokenizerJSON): Promise<Tokenizer>
       throw new LeanformerError(
         'ERR_DATA',
         `tokenizer: unknown type ${JSON.stringify((json as { type?: unknown } | null)?.type)}`,
-        'the types are bytes, chars, huggingface'
+        'the types are bytes, chars, huggingface',
       )
   }
 }
@@ -70,7 +68,7 @@ export function assertTokenId(tokenizer: string, id: number, vocabSize: number):
     throw new LeanformerError(
       'ERR_DATA',
       `tokenizer ${tokenizer}: id ${id} is not in the vocabulary`,
-      `ids are integers from 0 to ${vocabSize - 1}`
+      `ids are integers from 0 to ${vocabSize - 1}`,
     )
   }
 }

@@ -1,7 +1,7 @@
 // A token data set: one long array of ids, read in windows of context + 1.
-// Training: sample g of the run starts at permutation[g mod n] of epoch floor(g / n), over all n = length - context start
-// positions; so the state of the reader is one number, the index of the next micro-batch, and any index is read in O(1).
-// Evaluation: windows that follow each other without overlap; the last one is padded with ignored targets.
+// Training: sample g of the run starts at permutation[g mod n] of epoch floor(g / n), over all n = length - context
+// start positions; so the state of the reader is one number, the index of the next micro-batch, and any index is read
+// in O(1). Evaluation: windows that follow each other without overlap; the last one is padded with ignored targets.
 
 import { LeanformerError } from '../native/errors'
 import { Permutation } from './permutation'
@@ -45,7 +45,7 @@ export class TokenWindows {
 
   constructor(
     readonly tokens: TokenArray,
-    options: { context: number; batch: number; seed: number }
+    options: { context: number; batch: number; seed: number },
   ) {
     assertPositive('context', options.context)
     assertPositive('batch', options.batch)
@@ -57,7 +57,7 @@ export class TokenWindows {
       throw new LeanformerError(
         'ERR_DATA',
         `tokens: context ${options.context} is too long for ${tokens.length} training tokens`,
-        `a window needs context + 1 tokens: give a context of at most ${Math.max(0, tokens.length - 1)}, or more text`
+        `a window needs context + 1 tokens: give a context of at most ${Math.max(0, tokens.length - 1)}, or more text`,
       )
     }
   }
@@ -99,7 +99,7 @@ export class EvaluationWindows {
   /** `tokens`: at least that many targets, in windows spread evenly, in place of all of them. */
   constructor(
     readonly tokens: TokenArray,
-    options: { context: number; batch: number; tokens?: number }
+    options: { context: number; batch: number; tokens?: number },
   ) {
     assertPositive('context', options.context)
     assertPositive('batch', options.batch)
@@ -110,7 +110,7 @@ export class EvaluationWindows {
       throw new LeanformerError(
         'ERR_DATA',
         `tokens: ${tokens.length} validation tokens are too few: the loss needs a token and the one after it`,
-        'give more text, or a larger share of it for validation'
+        'give more text, or a larger share of it for validation',
       )
     }
     const all = Math.ceil((tokens.length - 1) / this.context)
@@ -151,7 +151,11 @@ export class EvaluationWindows {
 /** Splits a text in two, the last `validation` share of its characters second, never inside a character. */
 export function splitText(text: string, validation = 0.1): { train: string; validation: string } {
   if (!(validation >= 0 && validation < 1)) {
-    throw new LeanformerError('ERR_OPTION', `tokens: validation share is ${validation}`, 'give a number from 0 to below 1')
+    throw new LeanformerError(
+      'ERR_OPTION',
+      `tokens: validation share is ${validation}`,
+      'give a number from 0 to below 1',
+    )
   }
   let cut = Math.floor(text.length * (1 - validation))
   const code = text.charCodeAt(cut)
@@ -199,10 +203,10 @@ export async function loadTextDataset(options: TextDatasetOptions): Promise<Text
     validation: new EvaluationWindows(validationTokens, {
       context,
       batch,
-      ...(options.evalTokens === undefined ? {} : { tokens: options.evalTokens })
+      ...(options.evalTokens === undefined ? {} : { tokens: options.evalTokens }),
     }),
     trainTokens: trainTokens.length,
     validationTokens: validationTokens.length,
-    validationBytes: Buffer.byteLength(parts.validation)
+    validationBytes: Buffer.byteLength(parts.validation),
   }
 }

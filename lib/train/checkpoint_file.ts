@@ -3,8 +3,9 @@
 //   optimizer.safetensors  every other tensor, under its full name
 //   state.json             counters, cursors, schedules
 //   manifest.json          size and SHA-256 of each file, and of itself
-// All of it is written into a temporary directory, flushed to the disk, and renamed in one step. The newest `keep` stay.
-// Loading checks every byte against the manifest; a damaged checkpoint is reported and the one before it is taken.
+// All of it is written into a temporary directory, flushed to the disk, and renamed in one step. The newest `keep`
+// stay. Loading checks every byte against the manifest; a damaged checkpoint is reported and the one before it is
+// taken.
 
 import { createHash } from 'node:crypto'
 import * as fs from 'node:fs/promises'
@@ -54,16 +55,20 @@ const kHashChunk = 1 << 22
 const stepName = (step: number): string => `step-${String(step).padStart(6, '0')}`
 const sha256 = (data: string | Uint8Array): string => createHash('sha256').update(data).digest('hex')
 
-/** Writes the checkpoint of `step` and returns its path. Nothing that was there is touched until it is safely on disk. */
+/** Writes the checkpoint of `step`, returns its path. Nothing that was there is touched until it is safely on disk. */
 export async function saveCheckpoint(
   dir: string,
   step: number,
   checkpoint: Checkpoint,
-  options: SaveOptions = {}
+  options: SaveOptions = {},
 ): Promise<string> {
   const { keep = 2, io = fs } = options
   if (!Number.isSafeInteger(step) || step < 0 || !Number.isSafeInteger(keep) || keep < 1) {
-    throw new LeanformerError('ERR_ARGUMENT', `checkpoint: step ${step}, keep ${keep}`, 'give a step >= 0 and keep >= 1')
+    throw new LeanformerError(
+      'ERR_ARGUMENT',
+      `checkpoint: step ${step}, keep ${keep}`,
+      'give a step >= 0 and keep >= 1',
+    )
   }
   const path = join(dir, stepName(step))
   const temporary = join(dir, `.writing-${stepName(step)}-${process.pid}`)
@@ -84,7 +89,7 @@ export async function saveCheckpoint(
       full
         ? 'free some space or give another --out; earlier checkpoints are untouched'
         : 'check that the folder can be written; earlier checkpoints are untouched',
-      { cause: error }
+      { cause: error },
     )
   }
   return path
@@ -94,7 +99,7 @@ async function writeFiles(
   io: NonNullable<SaveOptions['io']>,
   folder: string,
   step: number,
-  { tensors, state }: Checkpoint
+  { tensors, state }: Checkpoint,
 ): Promise<void> {
   const isModel = ([name]: [string, unknown]): boolean => name.startsWith(kModelPrefix)
   const entries = Object.entries(tensors)
@@ -120,7 +125,9 @@ async function writeFiles(
   await write(kModel, safetensorsParts(model, { format: 'pt' }))
   await write(kOptimizer, safetensorsParts(rest))
   await write(kState, [Buffer.from(encodeState(state))])
-  await write(kManifest, [Buffer.from(JSON.stringify({ ...manifest, checksum: sha256(JSON.stringify(manifest)) }, null, 1))])
+  await write(kManifest, [
+    Buffer.from(JSON.stringify({ ...manifest, checksum: sha256(JSON.stringify(manifest)) }, null, 1)),
+  ])
   await syncDirectory(io, folder)
 }
 
@@ -130,7 +137,7 @@ async function commit(
   dir: string,
   temporary: string,
   step: number,
-  keep: number
+  keep: number,
 ): Promise<void> {
   const present = await listCheckpoints(dir, io)
   // After a resume from an older step, later ones belong to a line of the run that was left; the newest must be ours.
@@ -179,7 +186,7 @@ function isAlive(pid: number): boolean {
 /** Checkpoints in the folder, sound or not, newest first. */
 export async function listCheckpoints(
   dir: string,
-  io: Pick<typeof fs, 'readdir'> = fs
+  io: Pick<typeof fs, 'readdir'> = fs,
 ): Promise<{ step: number; name: string }[]> {
   let names: string[]
   try {
@@ -214,7 +221,9 @@ export async function loadCheckpoint(dir: string, options: LoadOptions = {}): Pr
   throw new LeanformerError(
     'ERR_CHECKPOINT',
     `checkpoint: ${which} in ${dir} can be used${refused.length > 0 ? `; ${refused.join('; ')}` : ''}`,
-    candidates.length === 0 ? `give a folder that holds ${stepName(123)} or the like` : 'train again, or restore a copy of it'
+    candidates.length === 0
+      ? `give a folder that holds ${stepName(123)} or the like`
+      : 'train again, or restore a copy of it',
   )
 }
 
@@ -226,9 +235,9 @@ async function readCheckpoint(path: string, step: number): Promise<Checkpoint> {
   return {
     tensors: Object.fromEntries([
       ...Object.entries(model.tensors).map(([name, tensor]) => [kModelPrefix + name, tensor] as const),
-      ...Object.entries(rest.tensors)
+      ...Object.entries(rest.tensors),
     ]),
-    state: decodeState(await fs.readFile(join(path, kState), 'utf8'))
+    state: decodeState(await fs.readFile(join(path, kState), 'utf8')),
   }
 }
 
@@ -242,7 +251,9 @@ function parseManifest(text: string, step: number): Manifest {
   const { checksum, ...manifest } = value ?? {}
   if (checksum !== sha256(JSON.stringify(manifest))) throw new Error(`${kManifest} does not match its own checksum`)
   if (manifest.format !== 'leanformer-checkpoint' || manifest.version !== 1) {
-    throw new Error(`${kManifest} has format ${manifest.format} ${manifest.version}; this version reads leanformer-checkpoint 1`)
+    throw new Error(
+      `${kManifest} has format ${manifest.format} ${manifest.version}; this version reads leanformer-checkpoint 1`,
+    )
   }
   if (manifest.step !== step) throw new Error(`${kManifest} is of step ${manifest.step}`)
   const missing = [kModel, kOptimizer, kState].filter((name) => !Object.hasOwn(manifest.files, name))
@@ -287,7 +298,7 @@ export function encodeState(state: unknown): string {
       throw new LeanformerError(
         'ERR_ARGUMENT',
         `checkpoint: ${where} is ${value === undefined ? 'undefined' : Object.prototype.toString.call(value)}`,
-        'state is plain data: numbers, strings, booleans, null, arrays, objects; arrays of numbers belong into tensors'
+        'state is plain data: numbers, strings, booleans, null, arrays, objects; arrays of numbers belong into tensors',
       )
     }
     const fields = Object.entries(value as object).filter(([, field]) => field !== undefined)

@@ -60,7 +60,7 @@ export function stepRecord(m: StepMetrics): StepRecord {
     live_bytes: m.liveBytes,
     peak_bytes: m.peakBytes,
     ...(m.skipped ? { skipped: true } : {}),
-    ...(m.valLoss === undefined ? {} : { val_loss: m.valLoss })
+    ...(m.valLoss === undefined ? {} : { val_loss: m.valLoss }),
   }
 }
 

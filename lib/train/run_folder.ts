@@ -2,7 +2,7 @@
 //   config.json       every option with its origin      tokenizer.json  what `sample` needs to read and write text
 //   metrics.jsonl     one line a step                   checkpoints/    see checkpoint_file
 //   report.html       curves and final numbers
-// metrics.jsonl is written line by line with plain system calls, so that a killed process loses at most the step it was in.
+// metrics.jsonl is written line by line with plain system calls: a killed process loses at most the step it was in.
 
 import { closeSync, openSync, writeSync } from 'node:fs'
 import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
@@ -24,7 +24,7 @@ export class RunFolder {
   private constructor(
     readonly path: string,
     readonly config: RunConfig,
-    readonly tokenizer: Tokenizer
+    readonly tokenizer: Tokenizer,
   ) {}
 
   get checkpoints(): string {
@@ -41,7 +41,7 @@ export class RunFolder {
       throw new LeanformerError(
         'ERR_OPTION',
         `run: ${path} holds a run already`,
-        `go on with it by --resume ${path}, or give another --out`
+        `go on with it by --resume ${path}, or give another --out`,
       )
     }
     try {
@@ -54,7 +54,7 @@ export class RunFolder {
         'ERR_IO',
         `run: ${path} cannot be written: ${(error as Error).message}`,
         'give --out a folder on a disk with space, in which you may write',
-        { cause: error }
+        { cause: error },
       )
     }
     return new RunFolder(path, config, tokenizer)
@@ -66,7 +66,11 @@ export class RunFolder {
     if (typeof config?.values !== 'object' || config.values === null || typeof config.origins !== 'object') {
       throw damaged(path, 'config.json has no values and origins')
     }
-    return new RunFolder(path, config, await tokenizerFromJSON((await readJson(path, 'tokenizer.json')) as TokenizerJSON))
+    return new RunFolder(
+      path,
+      config,
+      await tokenizerFromJSON((await readJson(path, 'tokenizer.json')) as TokenizerJSON),
+    )
   }
 
   /** Keeps a changed config, of a run that goes on with more steps. */
@@ -84,7 +88,7 @@ export class RunFolder {
         'ERR_IO',
         `run: ${join(this.path, 'metrics.jsonl')} cannot be written: ${(error as Error).message}`,
         'free some space on the disk, then go on with --resume',
-        { cause: error }
+        { cause: error },
       )
     }
   }
@@ -120,9 +124,14 @@ export class RunFolder {
 }
 
 function damaged(path: string, problem: string, cause?: unknown): LeanformerError {
-  return new LeanformerError('ERR_CHECKPOINT', `run: ${path} is not a run folder: ${problem}`, 'give the --out of an earlier run', {
-    cause
-  })
+  return new LeanformerError(
+    'ERR_CHECKPOINT',
+    `run: ${path} is not a run folder: ${problem}`,
+    'give the --out of an earlier run',
+    {
+      cause,
+    },
+  )
 }
 
 async function readJson(path: string, name: string): Promise<unknown> {
@@ -136,7 +145,7 @@ async function readJson(path: string, name: string): Promise<unknown> {
 async function exists(path: string): Promise<boolean> {
   return stat(path).then(
     () => true,
-    () => false
+    () => false,
   )
 }
 

@@ -1,8 +1,8 @@
 // The safetensors format: u64 little-endian header length, a JSON header, the data. The header maps each name to
 // { dtype, shape, data_offsets: [begin, end) } within the data; `__metadata__` maps strings to strings.
-// Reading is as strict as the reference: header of at most 100 MB, every byte of the data belongs to exactly one tensor,
-// sizes agree with dtype and shape. Writing sorts by dtype (wide first, so that data is aligned), then by name, in the order
-// of the reference, so that the same tensors give the same file, byte for byte.
+// Reading is as strict as the reference: header of at most 100 MB, every byte of the data belongs to exactly one
+// tensor, sizes agree with dtype and shape. Writing sorts by dtype (wide first, so that data is aligned), then by name,
+// in the order of the reference, so that the same tensors give the same file, byte for byte.
 
 import { open, type FileHandle } from 'node:fs/promises'
 
@@ -18,7 +18,15 @@ export interface HostTensor {
 }
 
 export const hostDTypeBytes: Readonly<Record<HostDType, number>> = {
-  f32: 4, f16: 2, bf16: 2, f64: 8, i8: 1, u8: 1, i32: 4, i64: 8, bool: 1
+  f32: 4,
+  f16: 2,
+  bf16: 2,
+  f64: 8,
+  i8: 1,
+  u8: 1,
+  i32: 4,
+  i64: 8,
+  bool: 1,
 }
 
 /** Bytes that a tensor of that dtype and shape has. */
@@ -32,7 +40,15 @@ const kChunk = 1 << 22 // one read or write of at most 4 MiB: the event loop bre
 
 /** In the order in which they are written. */
 const toFormat: Readonly<Record<HostDType, string>> = {
-  i64: 'I64', f64: 'F64', f32: 'F32', i32: 'I32', bf16: 'BF16', f16: 'F16', i8: 'I8', u8: 'U8', bool: 'BOOL'
+  i64: 'I64',
+  f64: 'F64',
+  f32: 'F32',
+  i32: 'I32',
+  bf16: 'BF16',
+  f16: 'F16',
+  i8: 'I8',
+  u8: 'U8',
+  bool: 'BOOL',
 }
 const writeOrder = Object.keys(toFormat)
 const fromFormat = new Map(Object.entries(toFormat).map(([dtype, name]) => [name, dtype as HostDType]))
@@ -55,14 +71,14 @@ function failure(file: string, problem: string, cause?: unknown): LeanformerErro
     'ERR_CHECKPOINT',
     `safetensors: ${file}: ${problem}`,
     'the file is damaged or not a safetensors file: write it again, or use another copy',
-    { cause }
+    { cause },
   )
 }
 
 /** The parts of a file, in order: header, then each tensor's bytes. */
 export function* safetensorsParts(
   tensors: Record<string, HostTensor>,
-  metadata: Record<string, string> = {}
+  metadata: Record<string, string> = {},
 ): Generator<Uint8Array> {
   const names = Object.keys(tensors).sort((a, b) => {
     return writeOrder.indexOf(tensors[a]!.dtype) - writeOrder.indexOf(tensors[b]!.dtype) || (a < b ? -1 : 1)
@@ -77,7 +93,7 @@ export function* safetensorsParts(
       throw new LeanformerError(
         'ERR_ARGUMENT',
         `safetensors: tensor ${name}: ${dtype} of shape [${shape.join(', ')}] with ${data.byteLength} bytes`,
-        name === kMetadata ? 'that name is reserved' : `give ${bytes} bytes`
+        name === kMetadata ? 'that name is reserved' : `give ${bytes} bytes`,
       )
     }
     header.push([name, { dtype: toFormat[dtype], shape, data_offsets: [offset, offset + bytes] }])
@@ -89,7 +105,7 @@ export function* safetensorsParts(
     throw new LeanformerError(
       'ERR_ARGUMENT',
       `safetensors: a header of ${padded} bytes`,
-      `the format allows ${kMaxHeader}: give fewer tensors or shorter names`
+      `the format allows ${kMaxHeader}: give fewer tensors or shorter names`,
     )
   }
   const head = Buffer.alloc(8 + padded, ' ')
@@ -106,7 +122,11 @@ export function encodeSafetensors(tensors: Record<string, HostTensor>, metadata?
   return Buffer.concat([...safetensorsParts(tensors, metadata)])
 }
 
-function parseHeader(file: string, json: Uint8Array, dataBytes: number): { entries: Entry[]; metadata: Record<string, string> } {
+function parseHeader(
+  file: string,
+  json: Uint8Array,
+  dataBytes: number,
+): { entries: Entry[]; metadata: Record<string, string> } {
   let header: unknown
   try {
     header = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(json))
@@ -120,7 +140,8 @@ function parseHeader(file: string, json: Uint8Array, dataBytes: number): { entri
   const entries: Entry[] = []
   for (const [name, value] of Object.entries(header as Record<string, unknown>)) {
     if (name === kMetadata) {
-      const strings = typeof value === 'object' && value !== null && Object.values(value).every((v) => typeof v === 'string')
+      const strings =
+        typeof value === 'object' && value !== null && Object.values(value).every((v) => typeof v === 'string')
       if (!strings) throw failure(file, 'the metadata is not a map of strings')
       metadata = value as Record<string, string>
     } else {
@@ -142,7 +163,8 @@ function parseHeader(file: string, json: Uint8Array, dataBytes: number): { entri
 
 function parseEntry(file: string, name: string, value: unknown): Entry {
   const { dtype: format, shape, data_offsets: offsets } = (value ?? {}) as Record<string, unknown>
-  const sizes = (v: unknown): v is number[] => Array.isArray(v) && v.every((n) => Number.isSafeInteger(n) && (n as number) >= 0)
+  const sizes = (v: unknown): v is number[] =>
+    Array.isArray(v) && v.every((n) => Number.isSafeInteger(n) && (n as number) >= 0)
   if (typeof format !== 'string' || !sizes(shape) || !sizes(offsets) || offsets.length !== 2) {
     throw failure(file, `the entry of tensor ${name} is malformed`)
   }
@@ -153,7 +175,10 @@ function parseEntry(file: string, name: string, value: unknown): Entry {
   const [begin, end] = offsets as [number, number]
   const bytes = hostTensorBytes(dtype, shape)
   if (end - begin !== bytes) {
-    throw failure(file, `tensor ${name}: ${format} of shape [${shape.join(', ')}] needs ${bytes} bytes, not [${begin}, ${end})`)
+    throw failure(
+      file,
+      `tensor ${name}: ${format} of shape [${shape.join(', ')}] needs ${bytes} bytes, not [${begin}, ${end})`,
+    )
   }
   return { name, dtype, shape, begin, end }
 }
@@ -162,13 +187,14 @@ function parseEntry(file: string, name: string, value: unknown): Entry {
 async function read(
   file: string,
   size: number,
-  fill: (target: Uint8Array, position: number) => Promise<void>
+  fill: (target: Uint8Array, position: number) => Promise<void>,
 ): Promise<Safetensors> {
   if (size < 8) throw failure(file, `${size} bytes are too few for a header`)
   const prefix = new Uint8Array(8)
   await fill(prefix, 0)
   const length = Number(new DataView(prefix.buffer).getBigUint64(0, true))
-  if (length > kMaxHeader) throw failure(file, `the header would have ${length} bytes; at most ${kMaxHeader} are allowed`)
+  if (length > kMaxHeader)
+    throw failure(file, `the header would have ${length} bytes; at most ${kMaxHeader} are allowed`)
   if (length < 2 || 8 + length > size) throw failure(file, `the header has ${length} bytes, the file ${size}`)
   const json = new Uint8Array(length)
   await fill(json, 8)
@@ -195,14 +221,19 @@ export async function readSafetensors(path: string): Promise<Safetensors> {
   try {
     handle = await open(path, 'r')
   } catch (error) {
-    throw new LeanformerError('ERR_IO', `safetensors: ${path} cannot be opened: ${(error as Error).message}`, undefined, {
-      cause: error
-    })
+    throw new LeanformerError(
+      'ERR_IO',
+      `safetensors: ${path} cannot be opened: ${(error as Error).message}`,
+      undefined,
+      {
+        cause: error,
+      },
+    )
   }
   try {
     const { size } = await handle.stat()
     return await read(path, size, async (target, position) => {
-      for (let done = 0; done < target.length; ) {
+      for (let done = 0; done < target.length;) {
         const { bytesRead } = await handle.read(target, done, Math.min(kChunk, target.length - done), position + done)
         if (bytesRead === 0) throw failure(path, `it ends at byte ${position + done}`)
         done += bytesRead
@@ -217,7 +248,7 @@ export async function readSafetensors(path: string): Promise<Safetensors> {
 export async function writeSafetensors(
   path: string,
   tensors: Record<string, HostTensor>,
-  metadata?: Record<string, string>
+  metadata?: Record<string, string>,
 ): Promise<void> {
   const handle = await open(path, 'w')
   try {

@@ -21,14 +21,30 @@ const refusal = (call: () => unknown): { message: string; hint: string } => {
 
 test('defaults are complete and consistent, and derived ones follow what they depend on', () => {
   const { values, origins } = resolve({}, { now: new Date('2026-01-02T03:04:05Z') })
-  expect(values).toMatchObject({ text: 'moby-dick', layers: 4, kvHeads: 4, minLr: 1e-4, warmup: 100, saveEvery: 250, technique: [] })
+  expect(values).toMatchObject({
+    text: 'moby-dick',
+    layers: 4,
+    kvHeads: 4,
+    minLr: 1e-4,
+    warmup: 100,
+    saveEvery: 250,
+    technique: [],
+  })
   expect(values.out).toBe('runs/20260102-030405')
   expect(new Set(Object.values(origins))).toEqual(new Set(['default']))
-  expect(resolve({ steps: 40, lr: 0.5, heads: 8, evalEvery: 7 }).values).toMatchObject({ warmup: 2, minLr: 0.05, kvHeads: 8, saveEvery: 7 })
+  expect(resolve({ steps: 40, lr: 0.5, heads: 8, evalEvery: 7 }).values).toMatchObject({
+    warmup: 2,
+    minLr: 0.05,
+    kvHeads: 8,
+    saveEvery: 7,
+  })
 })
 
 test('flags win over the file, the file over the resumed run, and origins say so', () => {
-  const { values, origins } = resolve({ steps: 30 }, { ...file({ steps: 20, evalEvery: 5 }), ...run({ steps: 10, evalEvery: 1, width: 64 }) })
+  const { values, origins } = resolve(
+    { steps: 30 },
+    { ...file({ steps: 20, evalEvery: 5 }), ...run({ steps: 10, evalEvery: 1, width: 64 }) },
+  )
   expect(values).toMatchObject({ steps: 30, evalEvery: 5, width: 64 })
   expect(origins).toMatchObject({ steps: 'flag', evalEvery: 'file', width: 'run', layers: 'default' })
 })
@@ -53,7 +69,7 @@ test('every option has help, a range, and a default that is stated or described'
 test('an unknown option is refused with the one that was meant', () => {
   expect(refusal(() => resolve({}, file({ wdith: 64 })))).toMatchObject({
     message: 'wdith (my.json) is not an option',
-    hint: 'did you mean width?'
+    hint: 'did you mean width?',
   })
   expect(refusal(() => resolve({}, file({ min_lr: 0 }))).hint).toBe('did you mean minLr?')
   expect(refusal(() => resolve({ evalEveri: 1 })).hint).toBe('did you mean --eval-every?')
@@ -72,7 +88,7 @@ test('a value out of range is refused with its name, its origin and the range', 
     [{ device: 'gpu' }, '--device is "gpu"', /./],
     [{ seed: -1 }, '--seed is -1', /integer from 0/],
     [{ memoryLimit: 'lots' }, '--memory-limit is "lots"', /./],
-    [{ technique: [''] }, '--technique is [""]', /list/]
+    [{ technique: [''] }, '--technique is [""]', /list/],
   ]
   for (const [flags, message, hint] of cases) {
     const error = refusal(() => resolve(flags))
@@ -88,18 +104,27 @@ test('contradictions name both options', () => {
     [{ heads: 4, kvHeads: 3 }, ['--heads 4', '--kv-heads 3']],
     [{ warmup: 11, steps: 10 }, ['--warmup 11', '--steps 10']],
     [{ minLr: 0.2, lr: 0.1 }, ['--min-lr 0.2', '--lr 0.1']],
-    [{ positions: 'rotary', width: 12, heads: 4 }, ['--positions rotary', '--width 12']]
+    [{ positions: 'rotary', width: 12, heads: 4 }, ['--positions rotary', '--width 12']],
   ]
   for (const [flags, parts] of cases) {
     const { message } = refusal(() => resolve(flags))
     for (const part of parts) expect(message).toContain(part)
   }
-  expect(refusal(() => resolve({ steps: 5 }, file({ warmup: 6 }))).message).toContain('warmup (my.json) 6 and --steps 5')
+  expect(refusal(() => resolve({ steps: 5 }, file({ warmup: 6 }))).message).toContain(
+    'warmup (my.json) 6 and --steps 5',
+  )
 })
 
 test('a resumed run keeps its shape, data and seed; what does not decide its numbers may change', () => {
   const before = { ...resolve({ width: 64 }).values }
-  for (const [key, value] of Object.entries({ width: 128, seed: 2, text: 'x', batch: 3, out: 'elsewhere', technique: ['sam'] })) {
+  for (const [key, value] of Object.entries({
+    width: 128,
+    seed: 2,
+    text: 'x',
+    batch: 3,
+    out: 'elsewhere',
+    technique: ['sam'],
+  })) {
     const { message } = refusal(() => resolve({ [key]: value, resume: 'runs/a' }, run(before)))
     expect(message).toContain(`--${key} ${String(value)} and --resume runs/a`)
   }
@@ -108,7 +133,13 @@ test('a resumed run keeps its shape, data and seed; what does not decide its num
 })
 
 test('memory limits take units', () => {
-  for (const [given, bytes] of [[1024, 1024], ['1024', 1024], ['1.5GiB', 1.5 * 2 ** 30], ['500 MB', 5e8], ['2k', 2000]] as const) {
+  for (const [given, bytes] of [
+    [1024, 1024],
+    ['1024', 1024],
+    ['1.5GiB', 1.5 * 2 ** 30],
+    ['500 MB', 5e8],
+    ['2k', 2000],
+  ] as const) {
     expect(resolve({ memoryLimit: given }).values.memoryLimit).toBe(bytes)
   }
 })
@@ -121,7 +152,10 @@ test('a config file that is no JSON object is refused by name', async () => {
   const dir = await mkdtemp(join(tmpdir(), 'leanformer-config-'))
   try {
     const path = join(dir, 'c.json')
-    await expect(readConfigFile(path)).rejects.toMatchObject({ code: 'ERR_OPTION', message: expect.stringContaining(path) })
+    await expect(readConfigFile(path)).rejects.toMatchObject({
+      code: 'ERR_OPTION',
+      message: expect.stringContaining(path),
+    })
     for (const content of ['{', '[]', '3', 'null']) {
       await writeFile(path, content)
       await expect(readConfigFile(path)).rejects.toMatchObject({ code: 'ERR_OPTION' })

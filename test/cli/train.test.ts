@@ -22,7 +22,7 @@ class FakeTrainer implements TrainerLike {
     private readonly data: TextDataset,
     private readonly steps: number,
     private readonly evalEvery: number,
-    private readonly ahead = 1
+    private readonly ahead = 1,
   ) {}
 
   async *train({ signal }: { signal?: AbortSignal } = {}): AsyncGenerator<StepMetrics> {
@@ -31,11 +31,20 @@ class FakeTrainer implements TrainerLike {
       const { inputs, tokens } = this.data.train.batch(this.step)
       for (const id of inputs) this.weight = Math.imul(this.weight ^ id, 0x01000193) >>> 0
       this.step++
-      if (this.step >= this.failAt) throw new LeanformerError('ERR_NON_FINITE', `step ${this.step}: the loss (NaN) is not finite`)
+      if (this.step >= this.failAt)
+        throw new LeanformerError('ERR_NON_FINITE', `step ${this.step}: the loss (NaN) is not finite`)
       const evaluates = this.step === this.steps || this.step % this.evalEvery === 0
       pending.push({
-        step: this.step, loss: 5 / this.step, lr: 0.1, gradNorm: 1, tokens, tokensPerSecond: 1000, stepMs: 2, flops: 10, liveBytes: 50,
-        peakBytes: 100
+        step: this.step,
+        loss: 5 / this.step,
+        lr: 0.1,
+        gradNorm: 1,
+        tokens,
+        tokensPerSecond: 1000,
+        stepMs: 2,
+        flops: 10,
+        liveBytes: 50,
+        peakBytes: 100,
       })
       while (pending.length > (evaluates ? 0 : this.ahead)) {
         const metrics = pending.shift()!
@@ -83,7 +92,10 @@ class FakeTerminal implements Terminal {
     this.exits.push(code)
   }
   get json(): Record<string, unknown>[] {
-    return this.stdout.text.split('\n').filter(Boolean).map((line) => JSON.parse(line) as Record<string, unknown>)
+    return this.stdout.text
+      .split('\n')
+      .filter(Boolean)
+      .map((line) => JSON.parse(line) as Record<string, unknown>)
   }
 }
 
@@ -99,7 +111,10 @@ afterEach(() => fs.rm(dir, { recursive: true }))
 const small = () => ({ text, steps: 20, evalEvery: 5, context: 8, batch: 2, out: join(dir, 'run'), json: true })
 
 /** Runs a command; `change` may alter the trainer before it starts. */
-async function train(flags: Record<string, unknown>, change: (trainer: FakeTrainer, terminal: FakeTerminal) => void = () => {}) {
+async function train(
+  flags: Record<string, unknown>,
+  change: (trainer: FakeTrainer, terminal: FakeTerminal) => void = () => {},
+) {
   const terminal = new FakeTerminal()
   let trainer!: FakeTrainer
   let disposed = 0
@@ -114,7 +129,10 @@ async function train(flags: Record<string, unknown>, change: (trainer: FakeTrain
 }
 
 const metricSteps = async (): Promise<number[]> =>
-  (await fs.readFile(join(dir, 'run', 'metrics.jsonl'), 'utf8')).trim().split('\n').map((line) => (JSON.parse(line) as { step: number }).step)
+  (await fs.readFile(join(dir, 'run', 'metrics.jsonl'), 'utf8'))
+    .trim()
+    .split('\n')
+    .map((line) => (JSON.parse(line) as { step: number }).step)
 
 const upTo = (n: number) => Array.from({ length: n }, (_, i) => i + 1)
 
@@ -124,18 +142,39 @@ test('--json: a line a step and a last one on stdout, and a whole run folder', a
   const lines = terminal.json
   expect(lines).toHaveLength(21)
   expect(lines.slice(0, 20).map((l) => l.step)).toEqual(upTo(20))
-  expect(lines[4]).toMatchObject({ event: 'step', grad_norm: 1, tokens_per_second: 1000, peak_bytes: 100, val_loss: expect.any(Number) })
+  expect(lines[4]).toMatchObject({
+    event: 'step',
+    grad_norm: 1,
+    tokens_per_second: 1000,
+    peak_bytes: 100,
+    val_loss: expect.any(Number),
+  })
   expect(lines[5]).not.toHaveProperty('val_loss')
   const valLoss = (await trainer.evaluate()).loss
   expect(lines[20]).toEqual({
-    event: 'done', train_loss: 0.25, val_loss: valLoss, val_bits_per_byte: valLoss / Math.LN2, tokens_per_second: 1000,
-    step_ms_median: 2, peak_bytes: 100, checkpoint: join(dir, 'run', 'checkpoints', 'step-000020')
+    event: 'done',
+    train_loss: 0.25,
+    val_loss: valLoss,
+    val_bits_per_byte: valLoss / Math.LN2,
+    tokens_per_second: 1000,
+    step_ms_median: 2,
+    peak_bytes: 100,
+    checkpoint: join(dir, 'run', 'checkpoints', 'step-000020'),
   })
   expect(terminal.stderr.text).toBe('')
-  expect((await fs.readdir(join(dir, 'run'))).sort()).toEqual(['checkpoints', 'config.json', 'metrics.jsonl', 'report.html', 'tokenizer.json'])
+  expect((await fs.readdir(join(dir, 'run'))).sort()).toEqual([
+    'checkpoints',
+    'config.json',
+    'metrics.jsonl',
+    'report.html',
+    'tokenizer.json',
+  ])
   expect(await metricSteps()).toEqual(upTo(20))
   expect((await fs.readdir(join(dir, 'run', 'checkpoints'))).sort()).toEqual(['step-000015', 'step-000020'])
-  const config = JSON.parse(await fs.readFile(join(dir, 'run', 'config.json'), 'utf8')) as { values: object; origins: object }
+  const config = JSON.parse(await fs.readFile(join(dir, 'run', 'config.json'), 'utf8')) as {
+    values: object
+    origins: object
+  }
   expect(config.values).toMatchObject({ steps: 20, context: 8, width: 128 })
   expect(config.origins).toMatchObject({ steps: 'flag', width: 'default' })
 })
@@ -145,7 +184,9 @@ test('without --json stdout has the final numbers and stderr the progress', asyn
   expect(terminal.stdout.text).toMatch(/training loss +0\.2500\nvalidation loss +2\.\d+, \d\.\d+ bits per byte\n/)
   expect(terminal.stdout.text).toContain(`report           ${join(dir, 'run', 'report.html')}`)
   expect(terminal.stderr.text).toContain('--steps 20 (flag)')
-  expect(terminal.stderr.text).toMatch(/step 5\/20 {2}loss 1\.0000 {2}val 2\.\d+ {2}1\.00k tok\/s {2}50% of peak {2}100 B {2}0s left\n/)
+  expect(terminal.stderr.text).toMatch(
+    /step 5\/20 {2}loss 1\.0000 {2}val 2\.\d+ {2}1\.00k tok\/s {2}50% of peak {2}100 B {2}0s left\n/,
+  )
   expect(terminal.stderr.text).not.toContain('\x1b')
 })
 
@@ -184,10 +225,12 @@ test('a second ^C exits at once', async () => {
   expect(terminal.exits).toEqual([130])
 })
 
-test('a run that fails between checkpoints resumes from the last one, to the same end, with no step logged twice', async () => {
+test('a run that fails between checkpoints resumes to the same end, with no step logged twice', async () => {
   const whole = await train({ ...small(), out: join(dir, 'whole') })
   for (const failAt of [7, 12, 13]) {
-    await expect(train({ ...small(), saveEvery: 4 }, (t) => (t.failAt = failAt))).rejects.toMatchObject({ code: 'ERR_NON_FINITE' })
+    await expect(train({ ...small(), saveEvery: 4 }, (t) => (t.failAt = failAt))).rejects.toMatchObject({
+      code: 'ERR_NON_FINITE',
+    })
     expect(await fs.readFile(join(dir, 'run', 'report.html'), 'utf8')).toContain('has not finished')
     const rest = await train({ resume: join(dir, 'run') })
     expect(rest.trainer.weight).toBe(whole.trainer.weight)
@@ -198,7 +241,9 @@ test('a run that fails between checkpoints resumes from the last one, to the sam
 
 test('a damaged newest checkpoint is named, and the one before it is used', async () => {
   const whole = await train({ ...small(), out: join(dir, 'whole') })
-  await expect(train({ ...small(), saveEvery: 5 }, (t) => (t.failAt = 14))).rejects.toMatchObject({ code: 'ERR_NON_FINITE' })
+  await expect(train({ ...small(), saveEvery: 5 }, (t) => (t.failAt = 14))).rejects.toMatchObject({
+    code: 'ERR_NON_FINITE',
+  })
   const newest = join(dir, 'run', 'checkpoints', 'step-000010')
   await fs.truncate(join(newest, 'model.safetensors'), 9)
   const { terminal, trainer } = await train({ resume: join(dir, 'run') })
@@ -210,7 +255,9 @@ test('a damaged newest checkpoint is named, and the one before it is used', asyn
 test('a finished run can be resumed with more steps, or with none left', async () => {
   await train(small())
   const again = await train({ resume: join(dir, 'run') })
-  expect(again.terminal.json).toEqual([expect.objectContaining({ event: 'done', train_loss: null, val_loss: expect.any(Number) })])
+  expect(again.terminal.json).toEqual([
+    expect.objectContaining({ event: 'done', train_loss: null, val_loss: expect.any(Number) }),
+  ])
   const more = await train({ resume: join(dir, 'run'), steps: 25, warmup: undefined })
   expect(more.terminal.json.map((l) => l.step).slice(0, 5)).toEqual([21, 22, 23, 24, 25])
   const { config, checkpoint, tokenizer } = await openRun(join(dir, 'run'))
@@ -220,7 +267,10 @@ test('a finished run can be resumed with more steps, or with none left', async (
 test('a folder that holds a run is not written over, and one that is not a run cannot be resumed', async () => {
   await train(small())
   await expect(train(small())).rejects.toMatchObject({ code: 'ERR_OPTION', hint: expect.stringContaining('--resume') })
-  await expect(train({ resume: dir })).rejects.toMatchObject({ code: 'ERR_CHECKPOINT', message: expect.stringContaining('config.json') })
+  await expect(train({ resume: dir })).rejects.toMatchObject({
+    code: 'ERR_CHECKPOINT',
+    message: expect.stringContaining('config.json'),
+  })
 })
 
 describe('the command line', () => {
@@ -238,9 +288,25 @@ describe('the command line', () => {
   }
 
   test('hands on what was given, by its kind, and nothing else', async () => {
-    const { code, calls } = await run('train', '--lr', '1e-3', '--no-tied-head', '--bias', '--technique', 'a', '--technique', 'b', '--min-lr', '0', '--text', '5')
+    const { code, calls } = await run(
+      'train',
+      '--lr',
+      '1e-3',
+      '--no-tied-head',
+      '--bias',
+      '--technique',
+      'a',
+      '--technique',
+      'b',
+      '--min-lr',
+      '0',
+      '--text',
+      '5',
+    )
     expect(code).toBe(7)
-    expect(calls).toEqual([['train', { lr: 0.001, tiedHead: false, bias: true, technique: ['a', 'b'], minLr: 0, text: '5' }]])
+    expect(calls).toEqual([
+      ['train', { lr: 0.001, tiedHead: false, bias: true, technique: ['a', 'b'], minLr: 0, text: '5' }],
+    ])
     expect((await run('sample', '--run', 'x', '--top-k', '5')).calls).toEqual([['sample', { run: 'x', topK: 5 }]])
     expect((await run('train')).calls).toEqual([['train', {}]])
     expect((await run('demo', '--steps', '5')).calls).toEqual([['demo', { steps: 5 }]])
@@ -251,7 +317,10 @@ describe('the command line', () => {
     expect(unknown).toMatchObject({ code: 2, calls: [] })
     expect(unknown.stderr).toBe("error ERR_OPTION: unknown option '--stpes'\n  hint: did you mean --steps?\n")
     const letters = await run('train', '--steps', 'many')
-    expect(letters).toMatchObject({ code: 2, stderr: 'error ERR_OPTION: --steps many is not a number\n  hint: give an integer from 1\n' })
+    expect(letters).toMatchObject({
+      code: 2,
+      stderr: 'error ERR_OPTION: --steps many is not a number\n  hint: give an integer from 1\n',
+    })
     expect((await run('trian')).stderr).toContain("unknown command 'trian'")
     expect((await run('train', '--steps')).stderr).toContain('argument missing')
     expect((await run('train', 'extra')).code).toBe(2)

@@ -25,7 +25,7 @@ test('is a bijection of [0, n) and indexOf is its inverse, for every small n and
 test('reads any place of a huge permutation, and inverts it there', () => {
   for (const n of [2 ** 31 + 11, 2 ** 40, 2 ** 48]) {
     const p = new Permutation(n, 7)
-    for (const i of [0, 1, 12345, n / 2 | 0, n - 1]) {
+    for (const i of [0, 1, 12345, (n / 2) | 0, n - 1]) {
       const v = p.at(i)
       expect(v).toBeGreaterThanOrEqual(0)
       expect(v).toBeLessThan(n)
@@ -78,7 +78,7 @@ test('refuses sizes, seeds and places that are not in range, by name', () => {
     [() => new Permutation(2 ** 49, 0), /size is/],
     [() => new Permutation(3, 0.5), /seed is 0.5/],
     [() => new Permutation(3, 0).at(3), /index 3 is out of range/],
-    [() => new Permutation(3, 0).indexOf(-1), /index -1/]
+    [() => new Permutation(3, 0).indexOf(-1), /index -1/],
   ]
   for (const [call, message] of bad) {
     expect(call).toThrow(message)

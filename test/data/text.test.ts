@@ -43,7 +43,7 @@ test('names the offset of the first byte that is not UTF-8', async () => {
     [[0x61, 0xe0, 0x80, 0x80], 1],
     [[0xed, 0xa0, 0x80], 0], // surrogate
     [[0xf4, 0x90, 0x80, 0x80], 0], // above U+10FFFF
-    [[0x80], 0]
+    [[0x80], 0],
   ]
   for (const [bytes, offset] of cases) {
     const source = await write('bad.txt', Uint8Array.from(bytes))
@@ -51,7 +51,7 @@ test('names the offset of the first byte that is not UTF-8', async () => {
     await expect(readText(source)).rejects.toMatchObject({
       code: 'ERR_DATA',
       message: `text: ${source} is not UTF-8: bad byte 0x${hex} at offset ${offset}`,
-      hint: expect.stringContaining('iconv')
+      hint: expect.stringContaining('iconv'),
     })
   }
 })
@@ -70,7 +70,10 @@ test('agrees with TextDecoder on what is UTF-8, for all sequences of edge bytes 
   let accepted = 0
   for (let n = 1; n <= 4; n++) {
     for (let code = 0; code < edges.length ** n; code++) {
-      const bytes = Uint8Array.from({ length: n }, (_, i) => edges[Math.floor(code / edges.length ** i) % edges.length]!)
+      const bytes = Uint8Array.from(
+        { length: n },
+        (_, i) => edges[Math.floor(code / edges.length ** i) % edges.length]!,
+      )
       const valid = firstInvalidUtf8(bytes) < 0
       if (valid !== accepts(bytes)) throw new Error(`disagree on ${[...bytes].map((b) => b.toString(16))}`)
       accepted += Number(valid)
@@ -85,13 +88,13 @@ test('an absent file, a directory and an empty file are coded errors with a hint
     [join(dir, 'none.txt'), 'does not exist'],
     [join(empty, 'below-a-file'), 'does not exist'],
     [dir, 'is a directory'],
-    [empty, 'is empty']
+    [empty, 'is empty'],
   ]
   for (const [source, problem] of cases) {
     await expect(readText(source)).rejects.toMatchObject({
       code: 'ERR_DATA',
       message: `text: ${source} ${problem}`,
-      hint: expect.stringMatching(/./)
+      hint: expect.stringMatching(/./),
     })
   }
   await expect(readText(join(dir, 'none.txt'))).rejects.toMatchObject({ hint: expect.stringContaining('moby-dick') })

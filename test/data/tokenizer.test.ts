@@ -28,7 +28,11 @@ describe.each([['bytes'], ['chars'], [golden]])('%s', (spec) => {
   test('decodes what it encoded, at once and token by token, also after a round trip through JSON', async () => {
     const tokenizer = await createTokenizer(spec, alphabet)
     const rebuilt = await tokenizerFromJSON(JSON.parse(JSON.stringify(tokenizer)))
-    expect([rebuilt.name, rebuilt.vocabSize, rebuilt.eosId]).toEqual([tokenizer.name, tokenizer.vocabSize, tokenizer.eosId])
+    expect([rebuilt.name, rebuilt.vocabSize, rebuilt.eosId]).toEqual([
+      tokenizer.name,
+      tokenizer.vocabSize,
+      tokenizer.eosId,
+    ])
     fc.assert(
       fc.property(texts, (text) => {
         const ids = tokenizer.encode(text)
@@ -37,14 +41,16 @@ describe.each([['bytes'], ['chars'], [golden]])('%s', (spec) => {
         expect(tokenizer.decode(ids)).toBe(text)
         expect(rebuilt.decode(ids)).toBe(text)
         expect(streamed(tokenizer, ids)).toBe(text)
-      })
+      }),
     )
   })
 
   test('refuses ids outside the vocabulary', async () => {
     const tokenizer = await createTokenizer(spec, alphabet)
     for (const id of [-1, tokenizer.vocabSize, 0.5]) {
-      expect(() => tokenizer.decode([id])).toThrow(expect.objectContaining({ code, hint: expect.stringContaining('0 to') }))
+      expect(() => tokenizer.decode([id])).toThrow(
+        expect.objectContaining({ code, hint: expect.stringContaining('0 to') }),
+      )
     }
   })
 })
@@ -71,8 +77,8 @@ test('chars: a character that is not in the vocabulary is named with its place',
     expect.objectContaining({
       code,
       message: 'tokenizer chars: "🧀" (U+1F9C0) at offset 2 is not in the vocabulary',
-      hint: expect.stringContaining('bytes')
-    })
+      hint: expect.stringContaining('bytes'),
+    }),
   )
   await expect(tokenizerFromJSON({ type: 'chars', chars: 'aba' })).rejects.toMatchObject({ code })
 })
@@ -97,7 +103,10 @@ test('Hugging Face: the config beside the file names the end token; a folder is 
     expect(tokenizer.eosId).toBe(tokenizer.encode('!')[0])
     expect(tokenizer.eosId).not.toBe(0)
     await writeFile(join(dir, 'tokenizer_config.json'), '{')
-    await expect(createTokenizer(dir, '')).rejects.toMatchObject({ code, message: expect.stringContaining('config.json') })
+    await expect(createTokenizer(dir, '')).rejects.toMatchObject({
+      code,
+      message: expect.stringContaining('config.json'),
+    })
   } finally {
     await rm(dir, { recursive: true })
   }
@@ -107,7 +116,10 @@ test('what is not a tokenizer is a coded error', async () => {
   const dir = await mkdtemp(join(tmpdir(), 'leanformer-tokenizer-'))
   try {
     const file = join(dir, 'x.json')
-    await expect(createTokenizer(file, '')).rejects.toMatchObject({ code, message: `tokenizer: ${file} does not exist` })
+    await expect(createTokenizer(file, '')).rejects.toMatchObject({
+      code,
+      message: `tokenizer: ${file} does not exist`,
+    })
     await expect(createTokenizer(dir, '')).rejects.toMatchObject({ code })
     for (const content of ['{', '[]', '{}', '{"model":{"type":"Unheard","vocab":{"a":0}}}']) {
       await writeFile(file, content)

@@ -8,7 +8,9 @@ import { EvaluationWindows, loadTextDataset, splitText, TokenWindows } from '../
 const counting = (n: number) => Int32Array.from({ length: n }, (_, i) => i)
 
 test('a batch is windows of the text, targets one later', () => {
-  const { inputs, targets, tokens, batch } = new TokenWindows(counting(1000), { context: 7, batch: 5, seed: 1 }).batch(3)
+  const { inputs, targets, tokens, batch } = new TokenWindows(counting(1000), { context: 7, batch: 5, seed: 1 }).batch(
+    3,
+  )
   expect([batch, tokens, inputs.length, targets.length]).toEqual([5, 35, 35, 35])
   for (let i = 0; i < 35; i++) {
     expect(targets[i]).toBe(inputs[i]! + 1)
@@ -89,7 +91,7 @@ test('loads a text file whole: split, encoded, with the bytes of its validation 
     await expect(loadTextDataset({ ...common, tokenizer: 'bytes', context: 720 })).rejects.toMatchObject({
       code: 'ERR_DATA',
       message: 'tokens: context 720 is too long for 720 training tokens',
-      hint: expect.stringContaining('at most 719')
+      hint: expect.stringContaining('at most 719'),
     })
     expect((await loadTextDataset({ ...common, tokenizer: 'bytes', context: 719 })).train.starts).toBe(1)
   } finally {
@@ -103,7 +105,7 @@ test('refuses options and indices that make no sense', () => {
     [() => new TokenWindows(counting(9), { context: 2, batch: 1.5, seed: 0 }), 'ERR_ARGUMENT'],
     [() => new TokenWindows(counting(9), { context: 2, batch: 1, seed: 0 }).batch(-1), 'ERR_ARGUMENT'],
     [() => new EvaluationWindows(counting(9), { context: 2, batch: 1 }).batch(4), 'ERR_ARGUMENT'],
-    [() => new EvaluationWindows(counting(1), { context: 2, batch: 1 }), 'ERR_DATA']
+    [() => new EvaluationWindows(counting(1), { context: 2, batch: 1 }), 'ERR_DATA'],
   ]
   for (const [call, code] of bad) expect(call).toThrow(expect.objectContaining({ code }))
 })

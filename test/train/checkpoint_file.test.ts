@@ -5,7 +5,14 @@ import { join } from 'node:path'
 
 import { buildSync } from 'esbuild'
 
-import { decodeState, encodeState, listCheckpoints, loadCheckpoint, saveCheckpoint, type Checkpoint } from '../../lib/train/checkpoint_file'
+import {
+  decodeState,
+  encodeState,
+  listCheckpoints,
+  loadCheckpoint,
+  saveCheckpoint,
+  type Checkpoint,
+} from '../../lib/train/checkpoint_file'
 import { readSafetensors } from '../../lib/train/safetensors'
 
 let dir: string
@@ -21,15 +28,16 @@ afterEach(() => fs.rm(dir, { recursive: true }))
 
 /** Tensors whose bytes depend on the step. */
 const checkpointOf = (step: number): Checkpoint => {
-  const bytes = (length: number, salt: number) => Uint8Array.from({ length }, (_, i) => (i * 31 + step * 7 + salt) & 255)
+  const bytes = (length: number, salt: number) =>
+    Uint8Array.from({ length }, (_, i) => (i * 31 + step * 7 + salt) & 255)
   return {
     tensors: {
       'model.wte': { dtype: 'f32', shape: [3, 5], data: bytes(60, 1) },
       'model.h.0.ln.weight': { dtype: 'bf16', shape: [5], data: bytes(10, 2) },
       'optimizer.wte.m': { dtype: 'f32', shape: [3, 5], data: bytes(60, 3) },
-      'technique.ema': { dtype: 'u8', shape: [], data: bytes(1, 4) }
+      'technique.ema': { dtype: 'u8', shape: [], data: bytes(1, 4) },
     },
-    state: { step, cursor: { batch: 2 ** 40 }, scale: Infinity, list: [NaN, -0, 0.1, null], seed: 2n ** 63n }
+    state: { step, cursor: { batch: 2 ** 40 }, scale: Infinity, list: [NaN, -0, 0.1, null], seed: 2n ** 63n },
   }
 }
 
@@ -45,13 +53,17 @@ test('loads what it saved, tensors and state, to the bit', async () => {
 
 test('the model file stands alone, its tensors without the prefix', async () => {
   const path = await saveCheckpoint(dir, 1, checkpointOf(1))
-  expect(Object.keys((await readSafetensors(join(path, 'model.safetensors'))).tensors).sort()).toEqual(['h.0.ln.weight', 'wte'])
+  expect(Object.keys((await readSafetensors(join(path, 'model.safetensors'))).tensors).sort()).toEqual([
+    'h.0.ln.weight',
+    'wte',
+  ])
 })
 
 test('keeps the newest, two unless told otherwise', async () => {
   for (const step of [1, 2, 10, 9_999_999]) await saveCheckpoint(dir, step, checkpointOf(step))
   expect(await names()).toEqual(['step-000010', 'step-9999999'])
-  for (const step of [10_000_000, 10_000_001, 10_000_002]) await saveCheckpoint(dir, step, checkpointOf(step), { keep: 3 })
+  for (const step of [10_000_000, 10_000_001, 10_000_002])
+    await saveCheckpoint(dir, step, checkpointOf(step), { keep: 3 })
   expect((await listCheckpoints(dir)).map((c) => c.step)).toEqual([10_000_002, 10_000_001, 10_000_000])
   await saveCheckpoint(dir, 10_000_003, checkpointOf(3), { keep: 1 })
   expect(await names()).toEqual(['step-10000003'])
@@ -72,7 +84,7 @@ test('loads a given step', async () => {
   expect((await loadCheckpoint(dir, { step: 1 })).step).toBe(1)
   await expect(loadCheckpoint(dir, { step: 3 })).rejects.toMatchObject({
     code: 'ERR_CHECKPOINT',
-    message: expect.stringContaining('no checkpoint of step 3')
+    message: expect.stringContaining('no checkpoint of step 3'),
   })
 })
 
@@ -92,7 +104,7 @@ test('every kind of damage to any file is refused by name, and the checkpoint be
       whole.subarray(0, 0),
       whole.subarray(0, whole.length - 1),
       Buffer.concat([whole, Buffer.from('x')]),
-      ...[0, 9, whole.length >> 1, whole.length - 2].map(flip)
+      ...[0, 9, whole.length >> 1, whole.length - 2].map(flip),
     ]
     for (const bytes of damaged) {
       await fs.writeFile(join(path, file), bytes)
@@ -116,51 +128,59 @@ test('a bit flipped anywhere in the manifest never changes what is loaded', asyn
   let refused = 0
   for (let at = 0; at < whole.length; at++) {
     const bytes = Buffer.from(whole)
-    bytes[at]! ^= 1 << at % 8
+    bytes[at]! ^= 1 << (at % 8)
     await fs.writeFile(join(path, 'manifest.json'), bytes)
     await loadCheckpoint(dir).then(
       (loaded) => expect(loaded).toMatchObject(checkpointOf(1)),
-      () => refused++
+      () => refused++,
     )
   }
   expect(refused).toBeGreaterThan(whole.length / 2)
 })
 
 test('with none left it is a coded error that lists every reason', async () => {
-  await expect(loadCheckpoint(join(dir, 'none'))).rejects.toMatchObject({ code: 'ERR_CHECKPOINT', hint: expect.any(String) })
+  await expect(loadCheckpoint(join(dir, 'none'))).rejects.toMatchObject({
+    code: 'ERR_CHECKPOINT',
+    hint: expect.any(String),
+  })
   for (const step of [1, 2]) {
     const path = await saveCheckpoint(dir, step, checkpointOf(step))
     await fs.writeFile(join(path, 'state.json'), '{}')
   }
   await expect(loadCheckpoint(dir)).rejects.toMatchObject({
     code: 'ERR_CHECKPOINT',
-    message: expect.stringMatching(/step-000002 is refused: state.json.*step-000001 is refused: state.json/)
+    message: expect.stringMatching(/step-000002 is refused: state.json.*step-000001 is refused: state.json/),
   })
 })
 
 /** File operations of which number `at` fails. */
-function failing(at: number, code: string): { io: NonNullable<NonNullable<Parameters<typeof saveCheckpoint>[3]>['io']>; calls: () => number } {
+function failing(
+  at: number,
+  code: string,
+): { io: NonNullable<NonNullable<Parameters<typeof saveCheckpoint>[3]>['io']>; calls: () => number } {
   let count = 0
   const step = (): void => {
     if (++count === at) throw Object.assign(new Error(`${code}: injected`), { code })
   }
-  const guard = <A extends unknown[], R>(fn: (...args: A) => Promise<R>) => async (...args: A): Promise<R> => {
-    step()
-    return fn(...args)
-  }
+  const guard =
+    <A extends unknown[], R>(fn: (...args: A) => Promise<R>) =>
+    async (...args: A): Promise<R> => {
+      step()
+      return fn(...args)
+    }
   const open = async (...args: Parameters<typeof fs.open>) => {
     step()
     const handle = await fs.open(...args)
     return {
       writeFile: guard((data: Uint8Array) => handle.writeFile(data)),
       sync: guard(() => handle.sync()),
-      close: () => handle.close()
+      close: () => handle.close(),
     }
   }
   const { mkdir, rename, readdir } = fs
   return {
     io: { open, mkdir: guard(mkdir), rename: guard(rename), readdir: guard(readdir), rm: fs.rm } as never,
-    calls: () => count
+    calls: () => count,
   }
 }
 
@@ -176,7 +196,7 @@ test('a disk that is full at any write leaves the earlier checkpoints and no tem
     await expect(save).rejects.toMatchObject({
       code: 'ERR_IO',
       message: expect.stringMatching(/step-000003 cannot be written: no space left on the disk/),
-      hint: expect.stringContaining('--out')
+      hint: expect.stringContaining('--out'),
     })
     expect((await names()).filter((name) => name !== 'step-000003')).toEqual(['step-000001', 'step-000002'])
     expect((await loadCheckpoint(dir, { step: 2 })).state).toEqual(checkpointOf(2).state)
@@ -186,7 +206,9 @@ test('a disk that is full at any write leaves the earlier checkpoints and no tem
       await fs.rm(join(dir, 'step-000003'), { recursive: true })
     }
   }
-  await expect(saveCheckpoint(dir, 3, checkpointOf(3), { io: failing(3, 'EACCES').io })).rejects.toMatchObject({ code: 'ERR_IO' })
+  await expect(saveCheckpoint(dir, 3, checkpointOf(3), { io: failing(3, 'EACCES').io })).rejects.toMatchObject({
+    code: 'ERR_IO',
+  })
 })
 
 test('replacing a checkpoint and failing at any point still leaves a sound one of that step', async () => {
@@ -253,7 +275,8 @@ function buildSaver(): string {
         const first = (await listCheckpoints(dir))[0]?.step ?? 0
         for (let step = first + 1; step <= first + count; step++) {
           const data = new Uint8Array(size).fill(step % 251)
-          const tensors = { 'model.w': { dtype: 'u8', shape: [size], data }, 'optimizer.m': { dtype: 'u8', shape: [size], data } }
+          const tensor = { dtype: 'u8', shape: [size], data }
+          const tensors = { 'model.w': tensor, 'optimizer.m': tensor }
           try {
             await saveCheckpoint(dir, step, { tensors, state: { step } })
           } catch (error) {
@@ -263,9 +286,13 @@ function buildSaver(): string {
           process.stdout.write(step + '\\n')
         }`,
       resolveDir: join(__dirname, '..', '..'),
-      loader: 'ts'
+      loader: 'ts',
     },
-    bundle: true, platform: 'node', format: 'esm', outfile, logLevel: 'error'
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    outfile,
+    logLevel: 'error',
   })
   return outfile
 }
@@ -282,7 +309,9 @@ test('state keeps what JSON loses, and refuses what is not data', () => {
   const state = { a: [NaN, Infinity, -Infinity, -0, 5e-324, 2 ** 53], b: { c: 12n, d: 'x', e: null, f: true } }
   expect(decodeState(encodeState(state))).toEqual(state)
   expect(decodeState(encodeState({ a: undefined, b: 1 }))).toEqual({ b: 1 })
-  expect(() => encodeState({ a: { b: [new Float32Array(2)] } })).toThrow('checkpoint: state.a.b[0] is [object Float32Array]')
+  expect(() => encodeState({ a: { b: [new Float32Array(2)] } })).toThrow(
+    'checkpoint: state.a.b[0] is [object Float32Array]',
+  )
   expect(() => encodeState([new Map()])).toThrow(/state\[0\]/)
   expect(() => encodeState(undefined)).toThrow(/state is undefined/)
 })

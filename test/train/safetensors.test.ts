@@ -13,7 +13,7 @@ import {
   readSafetensors,
   writeSafetensors,
   type HostDType,
-  type HostTensor
+  type HostTensor,
 } from '../../lib/train/safetensors'
 
 let dir: string
@@ -38,24 +38,28 @@ const tensorsArbitrary = fc.dictionary(
   fc
     .record({
       dtype: fc.constantFrom(...(Object.keys(hostDTypeBytes) as HostDType[])),
-      shape: fc.array(fc.integer({ min: 0, max: 4 }), { maxLength: 4 })
+      shape: fc.array(fc.integer({ min: 0, max: 4 }), { maxLength: 4 }),
     })
     .chain(({ dtype, shape }) => {
       const length = hostTensorBytes(dtype, shape)
       return fc.uint8Array({ minLength: length, maxLength: length }).map((data): HostTensor => ({ dtype, shape, data }))
     }),
-  { maxKeys: 8, noNullPrototype: true }
+  { maxKeys: 8, noNullPrototype: true },
 )
 
 test('what is encoded decodes to the same tensors and metadata', async () => {
   await fc.assert(
-    fc.asyncProperty(tensorsArbitrary, fc.dictionary(fc.string(), fc.string(), { noNullPrototype: true }), async (tensors, metadata) => {
-      const bytes = encodeSafetensors(tensors, metadata)
-      expect(new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true) % 8).toBe(0)
-      const decoded = await decodeSafetensors(bytes)
-      expect(decoded).toEqual({ tensors, metadata })
-      for (const { data } of Object.values(decoded.tensors)) expect(data.byteOffset % 8).toBe(0)
-    })
+    fc.asyncProperty(
+      tensorsArbitrary,
+      fc.dictionary(fc.string(), fc.string(), { noNullPrototype: true }),
+      async (tensors, metadata) => {
+        const bytes = encodeSafetensors(tensors, metadata)
+        expect(new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true) % 8).toBe(0)
+        const decoded = await decodeSafetensors(bytes)
+        expect(decoded).toEqual({ tensors, metadata })
+        for (const { data } of Object.values(decoded.tensors)) expect(data.byteOffset % 8).toBe(0)
+      },
+    ),
   )
 })
 
@@ -66,8 +70,16 @@ test('reads a file that Python wrote', async () => {
     Array.from(new Type(tensors[name]!.data.buffer) as ArrayLike<number>)
   const shapes = Object.fromEntries(Object.entries(tensors).map(([k, t]) => [k, [t.dtype, ...t.shape]]))
   expect(shapes).toEqual({
-    weight: ['f32', 2, 3], half: ['f16', 2], double: ['f64'], bytes: ['u8', 5], signed: ['i8', 2],
-    counts: ['i32', 2, 1], big: ['i64', 2], mask: ['bool', 3], none: ['f32', 0, 3], brain: ['bf16', 2]
+    weight: ['f32', 2, 3],
+    half: ['f16', 2],
+    double: ['f64'],
+    bytes: ['u8', 5],
+    signed: ['i8', 2],
+    counts: ['i32', 2, 1],
+    big: ['i64', 2],
+    mask: ['bool', 3],
+    none: ['f32', 0, 3],
+    brain: ['bf16', 2],
   })
   expect(view('weight', Float32Array)).toEqual([1.5, -2, 0.25, 3, Math.fround(1e-8), Infinity])
   expect(view('half', Uint16Array)).toEqual([0x3c00, 0xb800])
@@ -111,7 +123,7 @@ test('refuses damaged headers, naming the file and the tensor', async () => {
     [fileOf({ a: { dtype: 'F32', shape: [1] } }, 4), /malformed/],
     [fileOf({ a: null }, 4), /malformed/],
     [fileOf({ a: { ...f32(0, 4), dtype: 'C64' } }, 4), /dtype C64; supported are I64/],
-    [fileOf({ __metadata__: { a: 1 } }, 0), /not a map of strings/]
+    [fileOf({ __metadata__: { a: 1 } }, 0), /not a map of strings/],
   ]
   for (const [i, [bytes, message]] of cases.entries()) {
     const path = join(dir, `bad${i}.safetensors`)
@@ -127,5 +139,7 @@ test('refuses damaged headers, naming the file and the tensor', async () => {
 test('refuses to write a tensor whose bytes do not fit its shape, and the reserved name', () => {
   const tensor: HostTensor = { dtype: 'f32', shape: [2], data: new Uint8Array(7) }
   expect(() => encodeSafetensors({ w: tensor })).toThrow('safetensors: tensor w: f32 of shape [2] with 7 bytes')
-  expect(() => encodeSafetensors({ __metadata__: { ...tensor, shape: [], data: new Uint8Array(4) } })).toThrow(/__metadata__/)
+  expect(() => encodeSafetensors({ __metadata__: { ...tensor, shape: [], data: new Uint8Array(4) } })).toThrow(
+    /__metadata__/,
+  )
 })

@@ -2,5 +2,5 @@
 // imported when it is asked for.
 
 export const datasets: Readonly<Record<string, () => Promise<string>>> = {
-  'moby-dick': async () => (await import('./moby_dick')).mobyDick()
+  'moby-dick': async () => (await import('./moby_dick')).mobyDick(),
 }

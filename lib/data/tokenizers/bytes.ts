@@ -27,7 +27,7 @@ export class ByteTokenizer implements Tokenizer {
         assertTokenId(this.name, id, this.vocabSize)
         return decoder.decode(Uint8Array.of(id), { stream: true })
       },
-      end: () => decoder.decode()
+      end: () => decoder.decode(),
     }
   }
 

@@ -7,7 +7,7 @@ import {
   type TokenArray,
   type Tokenizer,
   type TokenizerJSON,
-  type TokenStream
+  type TokenStream,
 } from '../tokenizer'
 
 export class CharTokenizer implements Tokenizer {
@@ -25,7 +25,7 @@ export class CharTokenizer implements Tokenizer {
       throw new LeanformerError(
         'ERR_DATA',
         `tokenizer chars: ${this.vocabSize} characters were given, ${this.ids.size} of them distinct`,
-        'give every character once, and at least one'
+        'give every character once, and at least one',
       )
     }
   }
@@ -37,7 +37,12 @@ export class CharTokenizer implements Tokenizer {
       points.add(point)
       if (point > 0xffff) i++
     }
-    return new CharTokenizer([...points].sort((a, b) => a - b).map((p) => String.fromCodePoint(p)).join(''))
+    return new CharTokenizer(
+      [...points]
+        .sort((a, b) => a - b)
+        .map((p) => String.fromCodePoint(p))
+        .join(''),
+    )
   }
 
   encode(text: string): TokenArray {
@@ -71,11 +76,12 @@ export class CharTokenizer implements Tokenizer {
   }
 
   private unknown(point: number, place: number): LeanformerError {
+    const char = JSON.stringify(String.fromCodePoint(point))
     const code = `U+${point.toString(16).toUpperCase().padStart(4, '0')}`
     return new LeanformerError(
       'ERR_DATA',
-      `tokenizer chars: ${JSON.stringify(String.fromCodePoint(point))} (${code}) at offset ${place} is not in the vocabulary`,
-      'the vocabulary is the characters of the training text; the tokenizer bytes encodes every text'
+      `tokenizer chars: ${char} (${code}) at offset ${place} is not in the vocabulary`,
+      'the vocabulary is the characters of the training text; the tokenizer bytes encodes every text',
     )
   }
 }

@@ -9,7 +9,6 @@ import type { Tokenizer as Inner } from '@huggingface/tokenizers'
 import { LeanformerError } from '../../native/errors'
 import { assertTokenId, tokenArray, type TokenArray, type Tokenizer, type TokenizerJSON } from '../tokenizer'
 
-
 interface AddedToken {
   id: number
   content: string
@@ -44,18 +43,24 @@ async function readJson(path: string, hint: string): Promise<object> {
     const value: unknown = JSON.parse(await readFile(path, 'utf8'))
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value
   } catch (cause) {
-    throw new LeanformerError('ERR_DATA', `tokenizer: ${path} cannot be read: ${(cause as Error).message}`, hint, { cause })
+    throw new LeanformerError('ERR_DATA', `tokenizer: ${path} cannot be read: ${(cause as Error).message}`, hint, {
+      cause,
+    })
   }
   throw new LeanformerError('ERR_DATA', `tokenizer: ${path} is not a JSON object`, hint)
 }
 
-export async function huggingFaceTokenizer(tokenizer: object, config: object, file = 'tokenizer.json'): Promise<Tokenizer> {
+export async function huggingFaceTokenizer(
+  tokenizer: object,
+  config: object,
+  file = 'tokenizer.json',
+): Promise<Tokenizer> {
   const model = (tokenizer as TokenizerFile).model
   if (typeof model !== 'object' || model === null || model.vocab === undefined) {
     throw new LeanformerError(
       'ERR_DATA',
       `tokenizer: ${file} has no model.vocab`,
-      'a tokenizer.json of Hugging Face has the keys model, pre_tokenizer, decoder, added_tokens'
+      'a tokenizer.json of Hugging Face has the keys model, pre_tokenizer, decoder, added_tokens',
     )
   }
   const { Tokenizer: InnerTokenizer } = await import('@huggingface/tokenizers')
@@ -67,7 +72,7 @@ export async function huggingFaceTokenizer(tokenizer: object, config: object, fi
       'ERR_DATA',
       `tokenizer: ${file} is not supported: ${(cause as Error).message}`,
       'see the README of @huggingface/tokenizers for what it reads',
-      { cause }
+      { cause },
     )
   }
   return new HuggingFaceTokenizer(inner, tokenizer, config)
@@ -81,7 +86,7 @@ class HuggingFaceTokenizer implements Tokenizer {
   constructor(
     private readonly inner: Inner,
     private readonly tokenizer: object,
-    private readonly config: object
+    private readonly config: object,
   ) {
     let largest = -1
     for (const id of inner.get_vocab(true).values()) largest = Math.max(largest, id)
@@ -125,7 +130,7 @@ class HuggingFaceTokenizer implements Tokenizer {
         window.push(id)
         return release(false)
       },
-      end: () => release(true)
+      end: () => release(true),
     }
   }
 
