@@ -38,7 +38,7 @@ constexpr int64_t kGrain = int64_t{1} << 17;  // bytes; below this a second thre
 template <class T>
 void fill_with(void* out, int64_t n, T value) {
   T* data = static_cast<T*>(out);
-  parallel_for(n, kGrain / static_cast<int64_t>(sizeof(T)), [=](int64_t begin, int64_t end) {
+  cpu::parallel_for(n, kGrain / static_cast<int64_t>(sizeof(T)), [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) data[i] = value;
   });
 }
@@ -63,7 +63,7 @@ int32_t fill(const KernelArgs* args) {
 int32_t copy(const KernelArgs* args) {
   const TensorView& in = args->inputs[0];
   const int64_t bytes = in.numel * dtype_size(in.dtype);
-  parallel_for(bytes, kGrain, [&](int64_t begin, int64_t end) {
+  cpu::parallel_for(bytes, kGrain, [&](int64_t begin, int64_t end) {
     __builtin_memcpy(args->outputs[0].as<char>() + begin, in.as<char>() + begin, static_cast<size_t>(end - begin));
   });
   return kOk;
