@@ -29,6 +29,7 @@ export async function benchCommand(flags: Record<string, unknown>, stdout: Writa
     trainTokens: tokens.length,
     validationTokens: context + 1,
     validationBytes: context + 1,
+    sha256: '',
   }
   const run = await startTraining({ ...config, json: false }, data)
   try {

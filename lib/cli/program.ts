@@ -6,12 +6,15 @@ import { LeanformerError } from '../native/errors'
 import { infoSchema, sampleSchema, trainSchema } from './config'
 import { describeOptions, optionError, parseFlag, type OptionInfo } from './options'
 
+const defaultText = (value: unknown): string =>
+  typeof value === 'string' && /^\S+$/.test(value) ? value : JSON.stringify(value)
+
 /** Adds the flags of `options`. No commander default: only what was given counts as a flag. */
 export function addFlags(command: Command, options: readonly OptionInfo[]): Command {
   for (const option of options) {
     const stated = option.default === undefined || (Array.isArray(option.default) && option.default.length === 0)
     const range = option.kind === 'number' || option.range.includes('|') ? option.range : ''
-    const notes = [range, stated ? '' : `default: ${String(option.default)}`].filter((note) => note !== '')
+    const notes = [range, stated ? '' : `default: ${defaultText(option.default)}`].filter((note) => note !== '')
     const help = `${option.help}${notes.length > 0 ? ` (${notes.join('; ')})` : ''}`
     if (option.kind === 'boolean') {
       command

@@ -48,7 +48,7 @@ export class Progress {
       stream: this.options.stream as never,
       hideCursor: true,
       fps: 10,
-      clearOnComplete: false,
+      gracefulExit: false, // signals are the command's
       barsize: 20,
       format: (_options, params) => `${this.barOf(params.progress)} ${this.line()}`,
     })

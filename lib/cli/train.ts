@@ -83,13 +83,23 @@ async function readOptions(
   return { resolved, ...(resumed ? { resumed } : {}) }
 }
 
-function runConfig({ values, origins }: ResolvedTrainConfig): RunConfig {
+function runConfig({ values, origins }: ResolvedTrainConfig, { sha256 }: TextDataset): RunConfig {
   const kept = describeOptions(trainSchema)
     .filter(({ flagOnly }) => !flagOnly)
     .map(({ key }) => key)
   const pick = <T>(from: Record<string, T>) =>
     Object.fromEntries(kept.map((key) => [key, from[key]])) as Record<string, T>
-  return { values: pick(values as Record<string, unknown>), origins: pick(origins) }
+  return { values: pick(values as Record<string, unknown>), origins: pick(origins), textSha256: sha256 }
+}
+
+/** Other data would make another run, and nothing would show it. */
+function checkSameText(resumed: RunFolder, { source, sha256 }: TextDataset): void {
+  if (resumed.config.textSha256 === sha256) return
+  throw new LeanformerError(
+    'ERR_DATA',
+    `--resume ${resumed.path}: the text ${source} has changed since that run began`,
+    'bring the old text back, or start a new run without --resume',
+  )
 }
 
 /** Runs the command and returns the exit code. */
@@ -104,11 +114,12 @@ export async function trainCommand(
     ...config,
     tokenizer: resumed?.tokenizer ?? config.tokenizer,
   })
+  if (resumed) checkSameText(resumed, data)
   const run = await factory(config, data)
   try {
     const folder = resumed
-      ? await resumed.updateConfig(runConfig(resolved))
-      : await RunFolder.create(config.out, runConfig(resolved), data.tokenizer)
+      ? await resumed.updateConfig(runConfig(resolved, data))
+      : await RunFolder.create(config.out, runConfig(resolved, data), data.tokenizer)
     try {
       return await new Session(config, resolved, data, run, folder, terminal).run(resumed !== undefined)
     } finally {
@@ -151,7 +162,10 @@ class Session {
 
   async run(resumes: boolean): Promise<number> {
     const stopListening = this.terminal.onInterrupt((signal) => {
-      if (this.interruptedBy) this.terminal.exit(130)
+      if (this.interruptedBy) {
+        this.progress.stop()
+        return this.terminal.exit(130)
+      }
       this.interruptedBy = signal
       this.progress.say(`${signal}: saving after this step; again to exit at once`)
       this.abort.abort()
@@ -296,7 +310,7 @@ class Session {
   }
 
   private async report(done?: DoneRecord): Promise<void> {
-    const { values, origins } = runConfig(this.resolved)
+    const { values, origins } = runConfig(this.resolved, this.data)
     await writeReport(this.folder.report, {
       title: `${this.config.model} on ${this.data.source}`,
       config: Object.keys(values).map((key) => ({ key, value: values[key], origin: origins[key] ?? 'default' })),

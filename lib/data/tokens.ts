@@ -3,6 +3,8 @@
 // start positions; so the state of the reader is one number, the index of the next micro-batch, and any index is read
 // in O(1). Evaluation: windows that follow each other without overlap; the last one is padded with ignored targets.
 
+import { createHash } from 'node:crypto'
+
 import { LeanformerError } from '../native/errors'
 import { Permutation } from './permutation'
 import { readText } from './text'
@@ -186,6 +188,8 @@ export interface TextDataset {
   validationTokens: number
   /** UTF-8 bytes of the validation text: the divisor of bits per byte. */
   validationBytes: number
+  /** SHA-256 of the whole text, in hex. */
+  sha256: string
 }
 
 /** Reads, splits and encodes a text. The characters of `chars` come from the whole of it, as nanoGPT does it. */
@@ -207,6 +211,7 @@ export async function loadTextDataset(options: TextDatasetOptions): Promise<Text
     }),
     trainTokens: trainTokens.length,
     validationTokens: validationTokens.length,
+    sha256: createHash('sha256').update(text).digest('hex'),
     validationBytes: Buffer.byteLength(parts.validation),
   }
 }

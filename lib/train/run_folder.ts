@@ -16,6 +16,8 @@ export interface RunConfig {
   values: Record<string, unknown>
   /** Where each value came from: default, file, flag. */
   origins: Record<string, string>
+  /** Of the text: a resumed run must read the same. */
+  textSha256: string
 }
 
 export class RunFolder {

@@ -264,6 +264,15 @@ test('a finished run can be resumed with more steps, or with none left', async (
   expect([config.steps, checkpoint.step, tokenizer.name]).toEqual([25, 25, 'bytes'])
 })
 
+test('a run does not go on with another text', async () => {
+  await train({ ...small(), steps: 5 })
+  await fs.appendFile(text, '!')
+  await expect(train({ resume: join(dir, 'run'), steps: 9 })).rejects.toMatchObject({
+    code: 'ERR_DATA',
+    message: expect.stringContaining(`the text ${text} has changed`),
+  })
+})
+
 test('a folder that holds a run is not written over, and one that is not a run cannot be resumed', async () => {
   await train(small())
   await expect(train(small())).rejects.toMatchObject({ code: 'ERR_OPTION', hint: expect.stringContaining('--resume') })

@@ -114,13 +114,13 @@ test('the run folder drops a torn line and rewinds', async () => {
   try {
     const folder = await RunFolder.create(
       join(dir, 'a'),
-      { values: { steps: 3 }, origins: { steps: 'flag' } },
+      { values: { steps: 3 }, origins: { steps: 'flag' }, textSha256: 'x' },
       new ByteTokenizer(),
     )
     for (const record of records(5)) folder.appendMetrics(record)
     await fs.appendFile(join(dir, 'a', 'metrics.jsonl'), '{"event":"step","st')
     const again = await RunFolder.open(join(dir, 'a'))
-    expect(again.config).toEqual({ values: { steps: 3 }, origins: { steps: 'flag' } })
+    expect(again.config).toEqual({ values: { steps: 3 }, origins: { steps: 'flag' }, textSha256: 'x' })
     expect(again.tokenizer.name).toBe('bytes')
     expect((await again.readMetrics()).map((m) => m.step)).toEqual([1, 2, 3, 4, 5])
     await again.rewindMetrics(3)
