@@ -122,16 +122,12 @@ export const trainSchema = z.strictObject({
     .boolean()
     .default(false)
     .meta({ help: 'one JSON object a step on stdout, and nothing else there', resumable: true }),
-  config: z
-    .string()
-    .min(1)
-    .optional()
-    .meta({
-      help: 'JSON file with any of these options, in camelCase',
-      value: 'file',
-      resumable: true,
-      flagOnly: true,
-    }),
+  config: z.string().min(1).optional().meta({
+    help: 'JSON file with any of these options, in camelCase',
+    value: 'file',
+    resumable: true,
+    flagOnly: true,
+  }),
 })
 
 export const sampleSchema = z.strictObject({

@@ -7,6 +7,7 @@
 // An endless stream is packed in groups of documents; the place in it is (documents before the group, row in it).
 
 import { LeanformerError } from '../native/errors'
+import { Permutation } from './permutation'
 import { kIgnored, type TokenBatch } from './tokens'
 import type { Tokenizer } from './tokenizer'
 
@@ -128,6 +129,56 @@ function stack(rows: readonly PackedBatch[], context: number): PackedBatch {
     batch: rows.length,
     context,
     tokens: rows.reduce((sum, row) => sum + row.tokens, 0),
+  }
+}
+
+/** Packed rows as training data: each epoch gives every row once, shuffled, and any batch is read in O(1). */
+export class PackedRows {
+  private order: { epoch: number; permutation: Permutation } | undefined
+
+  constructor(
+    private readonly packed: PackedBatch,
+    private readonly options: { batch: number; seed: number },
+  ) {
+    assertPositive('batch', options.batch)
+    if (packed.batch === 0) {
+      throw new LeanformerError(
+        'ERR_DATA',
+        'packing: there are no rows',
+        'give at least one document that is not empty',
+      )
+    }
+  }
+
+  /** The micro-batch of that index, counted from the start of the run over all epochs. */
+  batch(index: number): PackedBatch {
+    const { batch } = this.options
+    const rows = Array.from({ length: batch }, (_, i) => rowOf(this.packed, this.rowNumber(index * batch + i)))
+    return stack(rows, this.packed.context)
+  }
+
+  private rowNumber(sample: number): number {
+    const count = this.packed.batch
+    const epoch = Math.floor(sample / count)
+    if (this.order?.epoch !== epoch) {
+      this.order = { epoch, permutation: new Permutation(count, this.options.seed, epoch) }
+    }
+    return this.order.permutation.at(sample - epoch * count)
+  }
+}
+
+function rowOf({ inputs, targets, segments, positions, context }: PackedBatch, row: number): PackedBatch {
+  const part = (values: Int32Array): Int32Array => values.subarray(row * context, (row + 1) * context)
+  const own = part(targets)
+  const tokens = own.reduce((count, target) => count + Number(target !== kIgnored), 0)
+  return {
+    inputs: part(inputs),
+    targets: own,
+    segments: part(segments),
+    positions: part(positions),
+    batch: 1,
+    context,
+    tokens,
   }
 }
 

@@ -50,7 +50,7 @@ const kOptimizer = 'optimizer.safetensors'
 const kState = 'state.json'
 const kManifest = 'manifest.json'
 const kModelPrefix = 'model.'
-const kHashChunk = 1 << 22
+const kHashChunk = 1 << 20
 
 const stepName = (step: number): string => `step-${String(step).padStart(6, '0')}`
 const sha256 = (data: string | Uint8Array): string => createHash('sha256').update(data).digest('hex')

@@ -36,7 +36,7 @@ export function hostTensorBytes(dtype: HostDType, shape: readonly number[]): num
 
 const kMaxHeader = 100_000_000
 const kMetadata = '__metadata__'
-const kChunk = 1 << 22 // one read or write of at most 4 MiB: the event loop breathes in between
+const kChunk = 1 << 20 // one read or write of at most 1 MiB: the event loop breathes in between
 
 /** In the order in which they are written. */
 const toFormat: Readonly<Record<HostDType, string>> = {

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 
-import { pack, packedStream, type PackedBatch, type PackingCursor } from '../../lib/data/packing'
+import { pack, PackedRows, packedStream, type PackedBatch, type PackingCursor } from '../../lib/data/packing'
 import { prefetch } from '../../lib/data/prefetch'
 import type { TokenArray, Tokenizer } from '../../lib/data/tokenizer'
 import { ByteTokenizer } from '../../lib/data/tokenizers/bytes'
@@ -36,14 +36,12 @@ const documentsOf = (lengths: number[]): Int32Array[] => {
   return lengths.map((length) => Int32Array.from({ length }, () => next++))
 }
 
-const shapes = fc
-  .integer({ min: 1, max: 12 })
-  .chain((context) =>
-    fc.record({
-      context: fc.constant(context),
-      lengths: fc.array(fc.integer({ min: 0, max: 3 * context }), { maxLength: 25 }),
-    }),
-  )
+const shapes = fc.integer({ min: 1, max: 12 }).chain((context) =>
+  fc.record({
+    context: fc.constant(context),
+    lengths: fc.array(fc.integer({ min: 0, max: 3 * context }), { maxLength: 25 }),
+  }),
+)
 
 test('every document is there once, whole, with its own next tokens and an ignored target at its end', () => {
   fc.assert(
@@ -123,6 +121,32 @@ test('a document that is too long is named', () => {
     'packing: document 1 has 9 tokens, more than the context of 8',
   )
   expect(() => pack([], { context: 0 })).toThrow(expect.objectContaining({ code: 'ERR_ARGUMENT' }))
+})
+
+test('packed rows: every epoch has each row once, in another order, and any batch can be read at once', () => {
+  const packed = pack(documentsOf(Array.from({ length: 40 }, (_, i) => 1 + ((i * 5) % 8))), { context: 8 })
+  const n = packed.batch
+  const rows = () => new PackedRows(packed, { batch: 3, seed: 4 })
+  const firsts = (from: number) => {
+    const source = rows()
+    return Array.from({ length: n }, (_, i) => source.batch(from + i)).flatMap(({ inputs }) =>
+      [0, 8, 16].map((at) => inputs[at]!),
+    )
+  }
+  const inOrder = Array.from({ length: n }, (_, row) => packed.inputs[row * 8]!).sort((a, b) => a - b)
+  const epochs = [0, 1, 2].map((epoch) => firsts(0).slice(epoch * n, (epoch + 1) * n))
+  for (const epoch of epochs) expect([...epoch].sort((a, b) => a - b)).toEqual(inOrder)
+  expect(epochs[0]).not.toEqual(epochs[1])
+  expect(firsts(5).slice(0, 3)).toEqual(firsts(0).slice(15, 18))
+  let tokens = 0
+  for (let i = 0; i < n; i++) {
+    const batch = rows().batch(i)
+    unpack(batch)
+    tokens += batch.tokens
+  }
+  expect(tokens).toBe(3 * packed.tokens)
+  expect(() => new PackedRows(pack([], { context: 8 }), { batch: 1, seed: 0 })).toThrow(/no rows/)
+  expect(() => rows().batch(-1)).toThrow(expect.objectContaining({ code: 'ERR_ARGUMENT' }))
 })
 
 /** Bytes with an end token. */
