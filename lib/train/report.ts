@@ -61,8 +61,7 @@ const scriptJson = (value: unknown): string =>
   JSON.stringify(value).replace(/[<>\u2028\u2029]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`)
 
 async function chartLibrary(): Promise<{ script: string; style: string }> {
-  // The one of the two that the module format at hand has.
-  const require = createRequire(typeof __filename === 'undefined' ? import.meta.url : __filename)
+  const require = createRequire(import.meta.url)
   const read = (file: string) => readFile(require.resolve(`uplot/dist/${file}`), 'utf8')
   const [script, style] = await Promise.all([read('uPlot.iife.min.js'), read('uPlot.min.css')])
   return { script: script.replaceAll('</script', '<\\/script'), style }
