@@ -71,7 +71,8 @@ def main():
     torch.manual_seed(options.seed)
     train, validation, vocab, bytes_per_token = read_tokens(options.text)
     if min(len(train), len(validation)) <= options.context:
-        sys.exit(f'{options.text}: {len(train)} + {len(validation)} characters are too few for context {options.context}')
+        sizes = f'{len(train)} + {len(validation)} characters'
+        sys.exit(f'{options.text}: {sizes} are too few for a context of {options.context}')
     model = GPT(
         layers=options.layers, width=options.width, heads=options.heads, context=options.context, vocab=vocab,
         bias=options.bias, tied=options.tied, activation=options.activation, dropout=options.dropout,

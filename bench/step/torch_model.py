@@ -1,7 +1,7 @@
 """The library's GPT in PyTorch: the same parameter names, layouts and arithmetic, as baseline and reference.
 
-Pre-norm decoder with learned positions: x = tok[ids] + pos; x += attention(norm1(x)); x += mlp(norm2(x)); head(norm(x)).
-Linear weights are [out, in]; the rows of attention.qkv are all queries, then all keys, then all values, each head by head.
+Pre-norm decoder, learned positions: x = tok[ids] + pos; x += attention(norm1(x)); x += mlp(norm2(x)); head(norm(x)).
+Linear weights are [out, in]; the rows of attention.qkv are all queries, all keys, all values, each head by head.
 The loss is the mean cross-entropy over targets that are not -1.
 """
 
@@ -72,7 +72,7 @@ class GPT(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def initialize(self, seed):
-        """GPT-2's: normal 0.02, projections into the residual stream 0.02 / sqrt(2 layers), biases 0, norm weights 1."""
+        """GPT-2's: normal 0.02, projections into the residual 0.02 / sqrt(2 layers), biases 0, norm weights 1."""
         generator = torch.Generator().manual_seed(seed)
         residual = 0.02 / math.sqrt(2 * len(self.blocks))
         with torch.no_grad():

@@ -4,8 +4,8 @@
 {"cmd": "step", "n": 3}   trains n steps: {"ms": [...], "losses": [...]}; the loss is the one before the step's update
 {"cmd": "save", "path"}   writes the weights (safetensors)
 {"cmd": "quit"}
-A failed command answers {"error": text}. Step s reads the rows s * batch ... (s + 1) * batch - 1 of the token stream; row
-r holds the tokens r * context ... (r + 1) * context - 1, and the targets lie one token later. Rows wrap at a file's end.
+A failed command answers {"error": text}. Step s reads the rows s * batch ... (s + 1) * batch - 1 of the tokens; row r
+holds tokens r * context ... (r + 1) * context - 1, and the targets lie one token later. Rows wrap at a file's end.
 """
 
 import contextlib
@@ -50,7 +50,8 @@ class Tokens:
                 raw = bytearray(file.read())
             self.ids = torch.frombuffer(raw, dtype=torch.uint16).to(torch.int64)
             if self.ids.numel() <= self.context:
-                raise ValueError(f"{options['data']}: {self.ids.numel()} tokens do not fill a context of {self.context}")
+                count = self.ids.numel()
+                raise ValueError(f"{options['data']}: {count} tokens do not fill a context of {self.context}")
             if int(self.ids.max()) >= self.vocab:
                 raise ValueError(f"{options['data']}: token {int(self.ids.max())} is outside a vocab of {self.vocab}")
 

@@ -1,6 +1,6 @@
 """Writes gpt.safetensors, gpt.json, ops.safetensors and ops.json beside this file from PyTorch.
 
-Deterministic: on one machine and PyTorch version a second run writes the same bytes; --check compares with what is there.
+Deterministic: on one machine and PyTorch version a second run writes the same bytes; --check compares with the files.
 gpt: a small GPT in f32 and f64, its logits, loss and gradients on one batch, then 20 AdamW steps from the same weights.
 """
 
@@ -58,7 +58,7 @@ def forward_and_gradients(weights, dtype, inputs, targets):
 
 
 def train(weights, dtype, inputs, targets, autocast=False):
-    """inputs, targets [steps, batch, tokens] -> losses before each update, gradient norms before clipping, the model."""
+    """inputs, targets [steps, batch, tokens] -> losses before each update, norms before clipping, weights."""
     model = model_from(weights, dtype)
     optimizer = adamw(model, lr=0.0, foreach=False, **OPTIMIZER)
     losses, norms = [], []

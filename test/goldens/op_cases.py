@@ -176,7 +176,7 @@ def add_convolutions(cases):
 
 
 def add_optimizers(cases, steps=6):
-    """in.parameter, in.gradients [steps, ...] -> out [steps, ...], the parameter after each step; and the last state."""
+    """in.parameter, in.gradients [steps, ...] -> out [steps, ...], the parameter after each step; last state."""
     for name, build, attributes in [
         ('adamw', torch.optim.AdamW, {'lr': 0.01, 'betas': [0.9, 0.99], 'eps': 1e-8, 'weight_decay': 0.1}),
         ('sgd', torch.optim.SGD, {'lr': 0.1, 'weight_decay': 0.01}),
