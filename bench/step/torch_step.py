@@ -145,6 +145,7 @@ def main():
             if name == 'quit':
                 break
             if name == 'setup':
+                run = None  # a failed setup must not leave the model before it to be timed
                 run, answer = setup(command)
             elif run is None:
                 raise ValueError(f'{name}: send setup first')
