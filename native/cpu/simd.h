@@ -73,7 +73,7 @@ LF_INLINE Vf load(const bf16* p) {
 }
 LF_INLINE Vf load(const f16* p) {
 #if LF_ISA == LF_ISA_AVX512
-  return reinterpret_cast<Vf>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+  return reinterpret_cast<Vf>(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 #elif LF_ISA == LF_ISA_AVX2
   return reinterpret_cast<Vf>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #else
@@ -95,7 +95,7 @@ LF_INLINE void store(bf16* p, Vf v) {
 LF_INLINE void store(f16* p, Vf v) {
 #if LF_ISA == LF_ISA_AVX512
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      _mm512_cvtps_ph(reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+                      _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #elif LF_ISA == LF_ISA_AVX2
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                    _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -202,7 +202,7 @@ LF_LANEWISE(sin, Vf, __builtin_sinf)
 LF_LANEWISE(cos, Vf, __builtin_cosf)
 LF_LANEWISE(floor, Vf, __builtin_floorf)
 #if LF_ISA == LF_ISA_AVX512
-LF_INLINE Vf sqrt(Vf x) { return reinterpret_cast<Vf>(_mm512_sqrt_ps(reinterpret_cast<__m512>(x))); }
+LF_INLINE Vf sqrt(Vf x) { return reinterpret_cast<Vf>(_mm512_maskz_sqrt_ps(0xffff, reinterpret_cast<__m512>(x))); }
 #elif LF_ISA == LF_ISA_AVX2
 LF_INLINE Vf sqrt(Vf x) { return reinterpret_cast<Vf>(_mm256_sqrt_ps(reinterpret_cast<__m256>(x))); }
 #else

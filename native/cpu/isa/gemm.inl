@@ -1,0 +1,427 @@
+// The matrix product for one instruction set, as a template over what the packed operands hold.
+//   B (all of it, or a block of columns) is packed once by all threads into panels of kNR columns; then tasks of some rows
+//   by some columns are claimed by the threads. A task packs its rows of A and runs the register tile kMR x kNR over them.
+// Packed units: one number, or a pair of neighbours along k for the bf16 instructions. Sums over k go in steps of kKC units
+// in a fixed order, so the result does not depend on how tasks are cut or who runs them.
+// Bound by FLOPs: per unit of k, kMR * kNV multiply-adds meet kNV loads and kMR broadcasts.
+#pragma once
+#include "cpu/gemm.h"
+#include "cpu/simd.h"
+
+namespace lf {
+namespace {
+
+using cpu::Activation;
+using cpu::Gemm;
+
+LF_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+LF_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+LF_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Swaps the off-diagonal blocks of 1, 2, 4, ... lanes: a square block of 32-bit units, transposed in registers.
+template <int kStep>
+LF_INLINE void transpose_step(Vf* rows) {
+  Vi low, high;
+  for (int lane = 0; lane < kVf; ++lane) {
+    low[lane] = lane & kStep ? kVf + lane - kStep : lane;
+    high[lane] = lane & kStep ? kVf + lane : lane + kStep;
+  }
+  for (int i = 0; i < kVf; ++i) {
+    if (i & kStep) continue;
+    const Vf a = rows[i], b = rows[i + kStep];
+    rows[i] = __builtin_shuffle(a, b, low);
+    rows[i + kStep] = __builtin_shuffle(a, b, high);
+  }
+}
+LF_INLINE void transpose(Vf* rows) {
+  transpose_step<1>(rows);
+  transpose_step<2>(rows);
+  if constexpr (kVf >= 8) transpose_step<4>(rows);
+  if constexpr (kVf >= 16) transpose_step<8>(rows);
+}
+
+template <class V>
+LF_INLINE V activate(Activation activation, V x) {
+  switch (activation) {
+    case Activation::kGeluTanh: return gelu_tanh(x);
+    case Activation::kGeluErf: return gelu_erf(x);
+    case Activation::kSilu: return silu(x);
+    case Activation::kRelu: return relu(x);
+    case Activation::kNone: break;
+  }
+  return x;
+}
+template <class V>
+LF_INLINE V activation_derivative(Activation activation, V x) {
+  switch (activation) {
+    case Activation::kGeluTanh: return gelu_tanh_derivative(x);
+    case Activation::kGeluErf: return gelu_erf_derivative(x);
+    case Activation::kSilu: return silu_derivative(x);
+    case Activation::kRelu: return relu_derivative(x);
+    case Activation::kNone: break;
+  }
+  return constant<V>(1);
+}
+
+// Operands T converted to Acc (float or double) while packing; one number a unit.
+template <class T, class Acc, int kMRows>
+struct Numbers {
+  using In = T;
+  using Unit = Acc;
+  using Sum = Acc;
+  using V = typename Lanes<Acc>::V;
+  static constexpr int kPair = 1;
+  static constexpr int kMR = kMRows, kNV = 2, kLanes = Lanes<Acc>::n, kNR = kNV * kLanes;
+  static constexpr int64_t kKC = 384;
+
+  // Unit u of a row that has `left` numbers from u on.
+  static LF_INLINE Unit unit(const T* row, int64_t) { return get(row); }
+  static LF_INLINE Sum sum(Unit u) { return u; }
+
+  // `count` neighbouring columns of a row, padded with zeros to `width`.
+  static LF_INLINE void pack_across(const T* rows, int64_t, int64_t, int64_t count, int width, Unit* out) {
+    if (count == width) {
+      int i = 0;
+      for (; i + kLanes <= width; i += kLanes) {
+        V v;
+        if constexpr (sizeof(Acc) == 8) v = load(rows + i); else v = load(rows + i);
+        store(out + i, v);
+      }
+      for (; i < width; ++i) out[i] = get(rows + i);
+      return;
+    }
+    for (int i = 0; i < width; ++i) out[i] = i < count ? get(rows + i) : Acc{};
+  }
+
+  template <bool kRowPanel>
+  static LF_INLINE void multiply(int64_t units, const Unit* a, const Unit* b, Sum* tile) {
+    V sums[kMR][kNV];
+    for (int i = 0; i < kMR; ++i)
+      for (int j = 0; j < kNV; ++j) sums[i][j] = V{};
+    for (int64_t u = 0; u < units; ++u) {
+      V columns[kNV];
+      for (int j = 0; j < kNV; ++j) columns[j] = load(b + u * kNR + j * kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < kMR; ++i) {
+        const V row = splat(kRowPanel ? a[i * kKC + u] : a[u * kMR + i]);
+#pragma GCC unroll 4
+        for (int j = 0; j < kNV; ++j) sums[i][j] += row * columns[j];
+      }
+    }
+    for (int i = 0; i < kMR; ++i)
+      for (int j = 0; j < kNV; ++j) store(tile + i * kNR + j * kLanes, sums[i][j]);
+  }
+};
+
+// What one product needs in every task.
+template <class K>
+struct Product {
+  using In = typename K::In;
+  using Unit = typename K::Unit;
+  using Sum = typename K::Sum;
+  using V = typename K::V;
+  static constexpr int kMR = K::kMR, kNR = K::kNR;
+  static constexpr int64_t kKC = K::kKC, kPair = K::kPair;
+
+  const Gemm& g;
+  const In* a;
+  const In* b;
+  char* c;
+  const int64_t units = ceil_div(g.k, kPair);
+
+  // --- packing ---------------------------------------------------------------------------------------------------
+
+  // Units [u0, u0 + n) of kNR columns from `column` on: out[n][kNR].
+  void pack_b_panel(int64_t column, int64_t u0, int64_t n, Unit* out) const {
+    const int64_t count = min64(kNR, g.n - column);
+    if (!g.trans_b) {
+      for (int64_t u = 0; u < n; ++u) {
+        K::pack_across(b + (u0 + u) * kPair * g.ldb + column, g.ldb, g.k - (u0 + u) * kPair, count, kNR, out + u * kNR);
+      }
+      return;
+    }
+    const In* first = b + column * g.ldb + u0 * kPair;
+    const int64_t whole = min64(n, (g.k - u0 * kPair) / kPair);  // units without padding
+    int64_t u = 0;
+    if constexpr (sizeof(Unit) == 4) {
+      for (; u + kVf <= whole; u += kVf) {
+        for (int strip = 0; strip < kNR; strip += kVf) {
+          Vf rows[kVf];
+          for (int i = 0; i < kVf; ++i) {
+            rows[i] = strip + i < count ? K::load_units(first + (strip + i) * g.ldb + u * kPair) : Vf{};
+          }
+          transpose(rows);
+          for (int i = 0; i < kVf; ++i) store(reinterpret_cast<float*>(out) + (u + i) * kNR + strip, rows[i]);
+        }
+      }
+    }
+    for (; u < n; ++u) {
+      for (int i = 0; i < kNR; ++i) {
+        out[u * kNR + i] = i < count ? K::unit(first + i * g.ldb + u * kPair, g.k - (u0 + u) * kPair) : Unit{};
+      }
+    }
+  }
+
+  // Units [u0, u0 + n) of rows [row, row + kMR): out[kMR][kKC] when A is stored by rows, else out[n][kMR].
+  void pack_a_panel(int64_t row, int64_t u0, int64_t n, Unit* out, Sum* row_sums) const {
+    const int64_t count = min64(kMR, g.m - row);
+    if (g.trans_a) {
+      for (int64_t u = 0; u < n; ++u) {
+        Unit* to = out + u * kMR;
+        K::pack_across(a + (u0 + u) * kPair * g.lda + row, g.lda, g.k - (u0 + u) * kPair, count, kMR, to);
+        if (row_sums) {
+          for (int64_t i = 0; i < count; ++i) row_sums[i] += K::sum(to[i]);
+        }
+      }
+      return;
+    }
+    for (int64_t i = 0; i < kMR; ++i) {
+      Unit* to = out + i * kKC;
+      if (i >= count) {
+        for (int64_t u = 0; u < n; ++u) to[u] = Unit{};
+        continue;
+      }
+      const In* from = a + (row + i) * g.lda + u0 * kPair;
+      const int64_t whole = min64(n, (g.k - u0 * kPair) / kPair);
+      int64_t u = 0;
+      if constexpr (sizeof(Unit) == 4) {
+        for (; u + kVf <= whole; u += kVf) store(reinterpret_cast<float*>(to) + u, K::load_units(from + u * kPair));
+      }
+      for (; u < n; ++u) to[u] = K::unit(from + u * kPair, g.k - (u0 + u) * kPair);
+      if (row_sums) {
+        for (u = 0; u < n; ++u) row_sums[i] += K::sum(to[u]);
+      }
+    }
+  }
+
+  // --- results ---------------------------------------------------------------------------------------------------
+
+  // One row of a finished tile, `count` columns: everything that cpu/gemm.h promises after the product.
+  template <class C>
+  void finish_row(const Sum* tile, const Sum* partial, int64_t row, int64_t column, int64_t count) const {
+    const cpu::GemmEpilogue& e = g.epilogue;
+    const int64_t at = row * g.ldc + column;
+    C* out = reinterpret_cast<C*>(c) + at;
+    for_lanes<Sum>(count, [&](int64_t i, int64_t n) {
+      V t = load_some(tile + i, n) * constant<V>(g.alpha);
+      if (partial) t += load_some(partial + i, n);
+      if (g.accumulate) t += load_some(out + i, n);
+      if (e.bias) t += load_bias(column + i, n);
+      if (e.pre_activation) store_some(static_cast<C*>(e.pre_activation) + at + i, t, n);
+      t = activate(e.activation, t);
+      if (e.grad_input) {
+        t *= activation_derivative(e.grad_activation, load_some(static_cast<const C*>(e.grad_input) + at + i, n));
+      }
+      if (e.residual) t += load_some(static_cast<const C*>(e.residual) + at + i, n);
+      store_some(out + i, t, n);
+    });
+  }
+
+  V load_bias(int64_t i, int64_t n) const {
+    const void* bias = g.epilogue.bias;
+    if constexpr (sizeof(Sum) == 8) {
+      return load_some(static_cast<const double*>(bias) + i, n);
+    } else {
+      switch (g.epilogue.bias_dtype) {
+        case DType::kF16: return load_some(static_cast<const f16*>(bias) + i, n);
+        case DType::kBF16: return load_some(static_cast<const bf16*>(bias) + i, n);
+        default: return load_some(static_cast<const float*>(bias) + i, n);
+      }
+    }
+  }
+
+  // A tile of one step over k, at C[row.., column..]. `partial` holds the sums of the steps before (nullptr: this is the
+  // first); it is [.., partial_width], its first element belongs to C[row][column].
+  void finish_tile(const Sum* tile, Sum* partial, int64_t partial_width, bool first, bool last, int64_t row,
+                   int64_t column, int64_t row_end, int64_t column_end) const {
+    const int64_t rows = min64(kMR, row_end - row), columns = min64(kNR, column_end - column);
+    for (int64_t i = 0; i < rows; ++i) {
+      const Sum* from = tile + i * kNR;
+      Sum* sums = partial ? partial + i * partial_width : nullptr;
+      if (!last) {
+        for_lanes<Sum>(columns, [&](int64_t j, int64_t n) {
+          V t = load_some(from + j, n) * constant<V>(g.alpha);
+          if (!first) t += load_some(sums + j, n);
+          store_some(sums + j, t, n);
+        });
+        continue;
+      }
+      const Sum* before = first ? nullptr : sums;
+      if (g.dtype_c == DType::kF32 && sizeof(Sum) == 4) {
+        finish_row<Sum>(from, before, row + i, column, columns);
+      } else {
+        finish_row<In>(from, before, row + i, column, columns);
+      }
+    }
+  }
+
+  // --- tasks -----------------------------------------------------------------------------------------------------
+
+  // Rows [row, row_end) by columns [column, column_end), which B panels of this block start at `first_column`.
+  template <bool kRowPanel>
+  void task(const Unit* packed_b, int64_t first_column, int64_t row, int64_t row_end, int64_t column, int64_t column_end,
+            bool sum_rows) const {
+    const int64_t panels = ceil_div(row_end - row, kMR);
+    const int64_t panel_units = kMR * kKC;
+    const int64_t width = column_end - column;
+    const bool several_steps = units > kKC;
+    const size_t a_bytes = static_cast<size_t>(panels * panel_units) * sizeof(Unit);
+    const size_t partial_bytes = several_steps ? static_cast<size_t>((row_end - row) * width) * sizeof(Sum) : 0;
+    char* memory = static_cast<char*>(cpu::scratch(0, a_bytes + partial_bytes + 64));
+    Unit* packed_a = reinterpret_cast<Unit*>(memory);
+    Sum* partial = several_steps ? reinterpret_cast<Sum*>(memory + (a_bytes + 63) / 64 * 64) : nullptr;
+    alignas(64) Sum tile[kMR * kNR];
+    Sum* sums = sum_rows ? static_cast<Sum*>(g.row_sums_a) : nullptr;
+    if (sums && !g.accumulate) {
+      for (int64_t i = row; i < row_end; ++i) sums[i] = 0;
+    }
+    int64_t u0 = 0;
+    do {
+      const int64_t n = min64(kKC, units - u0);
+      for (int64_t p = 0; p < panels; ++p) {
+        pack_a_panel(row + p * kMR, u0, n, packed_a + p * panel_units, sums ? sums + row + p * kMR : nullptr);
+      }
+      // Panels of one step lie together: [steps][panels of the block][n][kNR].
+      const Unit* step_b = packed_b + u0 * block_width(first_column);
+      for (int64_t j = column; j < column_end; j += kNR) {
+        const Unit* panel_b = step_b + (j - first_column) * n;
+        for (int64_t p = 0; p < panels; ++p) {
+          K::template multiply<kRowPanel>(n, packed_a + p * panel_units, panel_b, tile);
+          const int64_t i = row + p * kMR;
+          finish_tile(tile, partial ? partial + (i - row) * width + (j - column) : nullptr, width, u0 == 0,
+                      u0 + n >= units, i, j, row_end, column_end);
+        }
+      }
+      u0 += n;
+    } while (u0 < units);
+  }
+
+  static constexpr int64_t kBlockBytes = int64_t{8} << 20;  // packed B at a time
+
+  int64_t block_columns() const {
+    const int64_t fit = kBlockBytes / (max64(units, 1) * static_cast<int64_t>(sizeof(Unit))) / kNR * kNR;
+    return max64(fit, 4 * kNR);
+  }
+  int64_t block_width(int64_t first_column) const {
+    return ceil_div(min64(block_columns(), g.n - first_column), kNR) * kNR;
+  }
+
+  void run() const {
+    const int64_t block = block_columns();
+    int64_t column = 0;
+    do {
+      run_block(column, min64(column + block, g.n));
+      column += block;
+    } while (column < g.n);
+  }
+
+  void run_block(int64_t column, int64_t column_end) const {
+    const int64_t width = block_width(column), panels = width / kNR;
+    Unit* packed = static_cast<Unit*>(cpu::scratch(1, static_cast<size_t>(max64(units, 1) * width) * sizeof(Unit)));
+    const int64_t steps = max64(ceil_div(units, kKC), 1);
+    cpu::parallel_for(panels * steps, max64(1, 8192 / (min64(units, kKC) * kNR + 1)), [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const int64_t u0 = t / panels * kKC, panel = t % panels;
+        const int64_t n = min64(kKC, units - u0);
+        if (n > 0) pack_b_panel(column + panel * kNR, u0, n, packed + u0 * width + panel * n * kNR);
+      }
+    });
+    // Rows in equal tasks of at most kMaxRows; columns are cut too when the rows alone would not keep the threads busy.
+    constexpr int64_t kMaxRows = 16 * kMR;
+    const int64_t threads = cpu::num_threads();
+    const double flops = 2.0 * static_cast<double>(g.m) * static_cast<double>(column_end - column) * static_cast<double>(g.k);
+    const int64_t wanted = threads == 1 || flops < 4e5 ? 1 : 4 * threads;
+    const int64_t row_panels = ceil_div(g.m, kMR);
+    int64_t row_tasks = ceil_div(g.m, kMaxRows);
+    if (row_tasks > 1) row_tasks = ceil_div(row_tasks, threads) * threads;
+    if (row_tasks < wanted && panels < wanted) row_tasks = min64(wanted, row_panels);
+    row_tasks = min64(row_tasks, row_panels);
+    const int64_t task_rows = ceil_div(row_panels, row_tasks) * kMR;
+    row_tasks = ceil_div(g.m, task_rows);
+    int64_t column_tasks = max64(1, min64(panels, ceil_div(wanted, row_tasks)));
+    const int64_t task_columns = max64(1, ceil_div(panels, column_tasks)) * kNR;
+    column_tasks = max64(1, ceil_div(column_end - column, task_columns));
+    cpu::parallel_for(row_tasks * column_tasks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const int64_t row = t / column_tasks * task_rows, first = column + t % column_tasks * task_columns;
+        const int64_t row_end = min64(row + task_rows, g.m), last = min64(first + task_columns, column_end);
+        const bool sum_rows = g.row_sums_a && first == 0;
+        if (g.trans_a) {
+          task<false>(packed, column, row, row_end, first, last, sum_rows);
+        } else {
+          task<true>(packed, column, row, row_end, first, last, sum_rows);
+        }
+      }
+    });
+  }
+};
+
+// Few rows by a transposed B (generation): every row of B is read once, straight from memory. Bound by bytes.
+template <class T, class Acc>
+void product_by_rows(const Gemm& g, const T* a, const T* b, char* c) {
+  using V = typename Lanes<Acc>::V;
+  constexpr int kLanes = Lanes<Acc>::n;
+  const Product<Numbers<T, Acc, 1>> finish{g, a, b, c};
+  const int64_t grain = max64(8, (int64_t{1} << 16) / (g.k * static_cast<int64_t>(sizeof(T)) + 1) / 8 * 8);
+  cpu::parallel_for(g.n, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t j = begin; j < end; j += kLanes) {
+      const int64_t columns = min64(kLanes, end - j);
+      for (int64_t i = 0; i < g.m; ++i) {
+        Acc sums[kLanes] = {};
+        for (int64_t q = 0; q < columns; ++q) {
+          const T *x = a + i * g.lda, *y = b + (j + q) * g.ldb;
+          V s0{}, s1{}, s2{}, s3{};
+          int64_t k = 0;
+          for (; k + 4 * kLanes <= g.k; k += 4 * kLanes) {
+            s0 += load(x + k) * load(y + k);
+            s1 += load(x + k + kLanes) * load(y + k + kLanes);
+            s2 += load(x + k + 2 * kLanes) * load(y + k + 2 * kLanes);
+            s3 += load(x + k + 3 * kLanes) * load(y + k + 3 * kLanes);
+          }
+          for (; k < g.k; k += kLanes) {
+            const int64_t n = min64(kLanes, g.k - k);
+            s0 += load_some(x + k, n) * load_some(y + k, n);
+          }
+          sums[q] = reduce_add((s0 + s1) + (s2 + s3));
+        }
+        finish.finish_tile(sums, nullptr, 0, true, true, i, j, i + 1, end < j + kLanes ? end : j + kLanes);
+      }
+    }
+  });
+}
+
+// All batch entries: side by side when there are several, otherwise one with all threads.
+template <class K>
+void run_gemm(const Gemm& g) {
+  using In = typename K::In;
+  const int64_t size_c = dtype_size(g.dtype_c);
+  auto entry = [&](int64_t i, const Gemm& problem) {
+    const In* a = static_cast<const In*>(g.a) + i * g.stride_a;
+    const In* b = static_cast<const In*>(g.b) + i * g.stride_b;
+    char* c = static_cast<char*>(g.c) + i * g.stride_c * size_c;
+    constexpr int64_t kFewRows = 4;
+    if (problem.m <= kFewRows && problem.trans_b && !problem.trans_a && !problem.row_sums_a) {
+      product_by_rows<In, typename K::Sum>(problem, a, b, c);
+    } else {
+      Product<K>{problem, a, b, c}.run();
+    }
+  };
+  if (g.batch == 1) return entry(0, g);
+  cpu::parallel_for(g.batch, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      Gemm one = g;
+      one.batch = 1;
+      if (i) one.row_sums_a = nullptr;
+      auto shift = [&](const void* p) -> const void* {
+        return p ? static_cast<const char*>(p) + i * g.stride_c * size_c : nullptr;
+      };
+      one.epilogue.pre_activation = const_cast<void*>(shift(g.epilogue.pre_activation));
+      one.epilogue.grad_input = shift(g.epilogue.grad_input);
+      one.epilogue.residual = shift(g.epilogue.residual);
+      entry(i, one);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace lf

@@ -1,0 +1,75 @@
+// bf16 products with the vdpbf16ps instruction: a 32-bit lane holds two neighbours along k, their products are added in f32.
+#include "cpu/isa/gemm.inl"
+
+#include "cpu/gemm_registry.h"
+
+namespace lf {
+namespace {
+
+struct Pairs {
+  using In = bf16;
+  using Unit = uint32_t;
+  using Sum = float;
+  using V = Vf;
+  static constexpr int kPair = 2;
+  static constexpr int kMR = 14, kNV = 2, kLanes = kVf, kNR = kNV * kLanes;
+  static constexpr int64_t kKC = 384;
+
+  static LF_INLINE Vf load_units(const bf16* p) {
+    Vf v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+  }
+  static LF_INLINE Unit unit(const bf16* p, int64_t left) {
+    return p[0].bits | (left > 1 ? static_cast<uint32_t>(p[1].bits) << 16 : 0u);
+  }
+  static LF_INLINE float sum(Unit u) { return bits_float(u << 16) + bits_float(u & 0xffff0000u); }
+
+  // Two rows of `count` columns, interleaved; the second is absent when only one number of k is left.
+  static LF_INLINE void pack_across(const bf16* rows, int64_t ld, int64_t left, int64_t count, int width, Unit* out) {
+    if (count == width && left > 1) {
+      int i = 0;
+      for (; i + kVf <= width; i += kVf) {
+        Vh low, high;
+        __builtin_memcpy(&low, rows + i, sizeof low);
+        __builtin_memcpy(&high, rows + ld + i, sizeof high);
+        const Vu pair = __builtin_convertvector(low, Vu) | __builtin_convertvector(high, Vu) << 16;
+        __builtin_memcpy(out + i, &pair, sizeof pair);
+      }
+      for (; i < width; ++i) out[i] = rows[i].bits | static_cast<uint32_t>(rows[ld + i].bits) << 16;
+      return;
+    }
+    for (int i = 0; i < width; ++i) {
+      out[i] = i < count ? rows[i].bits | (left > 1 ? static_cast<uint32_t>(rows[ld + i].bits) << 16 : 0u) : 0u;
+    }
+  }
+
+  template <bool kRowPanel>
+  static LF_INLINE void multiply(int64_t units, const Unit* a, const Unit* b, Sum* tile) {
+    __m512 sums[kMR][kNV];
+    for (int i = 0; i < kMR; ++i)
+      for (int j = 0; j < kNV; ++j) sums[i][j] = _mm512_setzero_ps();
+    for (int64_t u = 0; u < units; ++u) {
+      __m512bh columns[kNV];
+      for (int j = 0; j < kNV; ++j) {
+        columns[j] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + u * kNR + j * kLanes));
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < kMR; ++i) {
+        const auto row = reinterpret_cast<__m512bh>(
+            _mm512_set1_epi32(static_cast<int>(kRowPanel ? a[i * kKC + u] : a[u * kMR + i])));
+#pragma GCC unroll 4
+        for (int j = 0; j < kNV; ++j) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], row, columns[j]);
+      }
+    }
+    for (int i = 0; i < kMR; ++i)
+      for (int j = 0; j < kNV; ++j) _mm512_storeu_ps(tile + i * kNR + j * kLanes, sums[i][j]);
+  }
+};
+
+struct Register {
+  Register() { cpu::register_gemm(LF_ISA, DType::kBF16, true, run_gemm<Pairs>); }
+} const registered;
+
+}  // namespace
+}  // namespace lf
