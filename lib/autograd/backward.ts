@@ -15,12 +15,16 @@ function accumulateLeaf(leaf: Tensor, grad: Tensor, exclusive: boolean): void {
   if (leaf.grad === grad) return
   const same = toDType(grad, leaf.dtype)
   if (leaf.grad) run1('accumulate', [leaf.grad, same], {})
-  else if (same !== grad || (exclusive && grad.owner !== null && !grad.sharesMemory)) leaf.grad = keep(same)
+  else if (same !== grad) leaf.grad = keep(same)
+  else if (exclusive && grad.ownsMemory) leaf.grad = keep(grad.alias())
   else leaf.grad = keep(run1('copy', [grad], {}))
 }
 
 class Context implements GradientContext {
-  constructor(private record: TapeRecord) {}
+  constructor(
+    private record: TapeRecord,
+    private grads: Map<number, Tensor>,
+  ) {}
   needs(i: number): boolean {
     return this.record.inputs[i].needsGrad
   }
@@ -29,6 +33,16 @@ class Context implements GradientContext {
   }
   existing(i: number): Tensor | null {
     return this.record.inputs[i].leaf?.grad ?? null
+  }
+  takePartial(i: number): Tensor | null {
+    const { id, leaf, dtype } = this.record.inputs[i]
+    const partial = leaf ? undefined : this.grads.get(id)
+    if (!partial || partial.dtype !== dtype) return null
+    this.grads.delete(id)
+    // Released with the scope of this record.
+    const taken = partial.alias()
+    partial.dispose()
+    return taken
   }
 }
 
@@ -60,7 +74,7 @@ function step(record: TapeRecord, outputGrads: (Tensor | null)[], grads: Map<num
     }
   })
   scope(() => {
-    const result = record.gradient(outputGrads, record.saved as Tensor[], new Context(record))
+    const result = record.gradient(outputGrads, record.saved as Tensor[], new Context(record, grads))
     record.inputs.forEach((input, i) => {
       const grad = result[i]
       if (!grad || !input.needsGrad) return
@@ -105,7 +119,9 @@ export function backward(loss: Tensor, seed?: Tensor): void {
     noGrad(() => accumulateLeaf(loss.leaf!, start, false))
     return
   }
-  const grads = new Map([[loss.id, keep(start.alias())]])
+  const first = keep(start.alias())
+  first.isOne = !seed
+  const grads = new Map([[loss.id, first]])
   if (!seed) start.dispose()
   backwardTape(tape, grads)
   for (const grad of grads.values()) grad.dispose()

@@ -15,6 +15,11 @@ export interface GradientContext {
    * returns it; others ignore it and return a fresh tensor.
    */
   existing(i: number): Tensor | null
+  /**
+   * The gradient that input i (not a leaf) has from elsewhere so far, in the input's format, or null. Taking it obliges the
+   * operator to add it to the gradient it returns: an addition inside a kernel instead of a pass of its own.
+   */
+  takePartial(i: number): Tensor | null
 }
 
 /** Gradients of the inputs, in order, from those of the outputs (null: nothing flowed there) and the saved tensors. */

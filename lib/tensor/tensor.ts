@@ -13,6 +13,8 @@ interface Slot {
   handle: number
   uses: number
   version: number
+  /** Whether another handle was made for the same memory. */
+  viewed: boolean
 }
 
 let nextId = 1
@@ -35,8 +37,8 @@ export class Tensor {
   /** @internal The leaf that receives the gradients of this tensor: itself, or the master of a low-precision copy. */
   leaf: Tensor | null = null
   /** @internal */ owner: Scope | null = null
-  /** @internal Whether this tensor was made from another one's memory. */
-  sharesMemory = false
+  /** @internal The starting gradient of backward(), known to be 1 without looking. */
+  isOne = false
   private slot: Slot | null
 
   /** @internal Use tensor(), zeros() and the like. */
@@ -78,6 +80,11 @@ export class Tensor {
     return this.slot.handle
   }
 
+  /** @internal Whether no other tensor object sees this memory. */
+  get ownsMemory(): boolean {
+    return this.slot !== null && this.slot.uses === 1 && !this.slot.viewed
+  }
+
   /** @internal Counts in-place writes, so that the tape notices when something it saved has changed. */
   get version(): number {
     return this.slot ? this.slot.version : -1
@@ -95,7 +102,6 @@ export class Tensor {
     const out = new Tensor(this.slot!, this, this.id)
     out.requiresGrad = this.requiresGrad
     out.leaf = this.leaf
-    out.sharesMemory = true
     return out
   }
 
@@ -103,15 +109,13 @@ export class Tensor {
   detach(): Tensor {
     void this.handle
     this.slot!.uses++
-    const out = new Tensor(this.slot!, this, nextId++)
-    out.sharesMemory = true
-    return out
+    return new Tensor(this.slot!, this, nextId++)
   }
 
   /** @internal The same memory read as another shape, from element `offset` on. Not recorded on the tape. */
   viewAs(shape: readonly number[], offset = 0): Tensor {
     const out = wrap(viewOf(this.handle, offset, shape), this.device)
-    out.sharesMemory = true
+    this.slot!.viewed = out.slot!.viewed = true
     return out
   }
 
@@ -172,7 +176,7 @@ function decode(dtype: DType, data: HostArray): ArrayLike<number> {
 }
 
 function wrap(raw: RawTensor, device: Device): Tensor {
-  const slot = { handle: raw.handle, uses: 1, version: 0 }
+  const slot = { handle: raw.handle, uses: 1, version: 0, viewed: false }
   return new Tensor(slot, { dtype: dtypes[raw.dtype], shape: raw.shape, device }, nextId++)
 }
 

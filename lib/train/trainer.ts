@@ -125,7 +125,7 @@ export class Trainer {
       techniques: [],
       seed: 0,
       ...Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)),
-    } as typeof this.options
+    } as unknown as typeof this.options
     this.device = getDevice(options.device ?? options.model.parameters()[0].tensor.device)
     for (const name of ['steps', 'accumulate'] as const) {
       if (!Number.isInteger(this.options[name]) || this.options[name] < 1) {

@@ -274,7 +274,8 @@ void Stream::execute_op(Work& work) {
         const TensorView& view = args.outputs[i];
         const int64_t count = is_floating(view.dtype) ? backend_->count_nonfinite(nullptr, &view) : 0;
         if (!count) continue;
-        first_nonfinite_ = std::string(work.op->name) + " (output " + std::to_string(i) + ", " + view_text(view) + ", " +
+        first_nonfinite_ = std::string(work.op->name);
+        first_nonfinite_ += std::string(" (output ") + std::to_string(i) + ", " + view_text(view) + ", " +
                            std::to_string(count) + " values; inputs";
         for (const Operand& in : work.inputs) first_nonfinite_.append(" ").append(view_text(in.view));
         first_nonfinite_ += ")";

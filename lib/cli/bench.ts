@@ -1,0 +1,75 @@
+// `leanformer bench`: times whole training steps of a model given by the options of `train`, on random tokens, and
+// shows where the time goes by operator. It writes no files.
+
+import type { Writable } from 'node:stream'
+
+import { EvaluationWindows, TokenWindows, type TextDataset } from '../data/tokens'
+import { ByteTokenizer } from '../data/tokenizers/bytes'
+import { Permutation } from '../data/permutation'
+import { getDevice } from '../tensor/device'
+import { formatBytes, formatCount, median } from '../train/format'
+import type { StepMetrics } from '../train/metrics'
+import { readConfigFile, resolveTrainConfig } from './config'
+import { startTraining } from './training_run'
+
+const kWarmUp = 3
+
+export async function benchCommand(flags: Record<string, unknown>, stdout: Writable = process.stdout): Promise<number> {
+  const file = typeof flags.config === 'string' ? await readConfigFile(flags.config) : undefined
+  const { values } = resolveTrainConfig({ flags: { steps: 30, warmup: 0, ...flags }, ...(file ? { file } : {}) })
+  const { context, batch, seed, steps } = values
+  const config = { ...values, steps: steps + kWarmUp, evalEvery: steps + kWarmUp + 1 }
+  const order = new Permutation(2 ** 40, seed)
+  const tokens = Uint8Array.from({ length: 20 * context + 1 }, (_, i) => order.at(i) & 255)
+  const data: TextDataset = {
+    source: 'random bytes',
+    tokenizer: new ByteTokenizer(),
+    train: new TokenWindows(tokens, { context, batch, seed }),
+    validation: new EvaluationWindows(tokens.subarray(0, context + 1), { context, batch: 1 }),
+    trainTokens: tokens.length,
+    validationTokens: context + 1,
+    validationBytes: context + 1,
+    sha256: '',
+  }
+  const run = await startTraining({ ...config, json: false }, data)
+  try {
+    const device = getDevice(run.device)
+    const measured: StepMetrics[] = []
+    for await (const metrics of run.trainer.train()) {
+      if (metrics.step === kWarmUp) device.profile(true)
+      if (metrics.step > kWarmUp) measured.push(metrics)
+    }
+    const stepMs = median(measured.map((m) => m.stepMs))
+    const { tokens: perStep, flops, peakBytes } = measured.at(-1)!
+    const gflops = flops / stepMs / 1e6
+    const profile = device.profile().sort((a, b) => b.seconds - a.seconds)
+    const result = {
+      step_ms_median: stepMs,
+      tokens_per_second: (1000 * perStep) / stepMs,
+      gflops,
+      share_of_peak: run.peakFlops === undefined ? null : (1e9 * gflops) / run.peakFlops,
+      peak_bytes: peakBytes,
+      operators: profile.map(({ op, calls, seconds }) => ({
+        op,
+        calls_per_step: calls / steps,
+        ms_per_step: (1000 * seconds) / steps,
+      })),
+    }
+    if (values.json) {
+      stdout.write(`${JSON.stringify(result)}\n`)
+      return 0
+    }
+    const share =
+      result.share_of_peak === null ? '' : `, ${(100 * result.share_of_peak).toFixed(0)} % of the measured peak`
+    stdout.write(
+      `${stepMs.toFixed(2)} ms a step (median of ${steps}), ${formatCount(result.tokens_per_second)} tokens/s, ` +
+        `${gflops.toFixed(1)} GFLOP/s${share}, ${formatBytes(peakBytes)}\n`,
+    )
+    for (const { op, calls_per_step: calls, ms_per_step: ms } of result.operators) {
+      stdout.write(`${op.padEnd(28)}${calls.toFixed(1).padStart(8)} calls${ms.toFixed(3).padStart(10)} ms\n`)
+    }
+    return 0
+  } finally {
+    await run.dispose?.()
+  }
+}

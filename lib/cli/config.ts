@@ -1,0 +1,249 @@
+// The options of `leanformer train`, once: flags, --config files and run folders all go through this schema.
+// Precedence: flag, then config file, then the run that is resumed, then default.
+
+import { readFile } from 'node:fs/promises'
+import { availableParallelism } from 'node:os'
+
+import { z } from 'zod'
+
+import { describeOptions, nameOf, optionError, resolveOptions, type Layer, type Resolved } from './options'
+
+const count = (max = Number.MAX_SAFE_INTEGER) => z.int().min(1).max(max)
+const positive = () => z.number().gt(0)
+const fraction = () => z.number().min(0).lt(1)
+
+const byteUnits: Readonly<Record<string, number>> = {
+  '': 1,
+  b: 1,
+  k: 1e3,
+  kb: 1e3,
+  kib: 2 ** 10,
+  m: 1e6,
+  mb: 1e6,
+  mib: 2 ** 20,
+  g: 1e9,
+  gb: 1e9,
+  gib: 2 ** 30,
+  t: 1e12,
+  tb: 1e12,
+  tib: 2 ** 40,
+}
+
+/** `1.5GiB`, `500 MB`, `1024` or a number of bytes. */
+const byteCount = z.union([z.int().min(1), z.string()]).transform((value, context) => {
+  const match = /^\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*$/i.exec(String(value))
+  const unit = match ? byteUnits[match[2]!.toLowerCase()] : undefined
+  const bytes = unit === undefined ? 0 : Math.floor(Number(match![1]) * unit)
+  if (bytes >= 1) return bytes
+  context.addIssue({ code: 'custom', message: 'not a number of bytes' })
+  return z.NEVER
+})
+
+export const trainSchema = z.strictObject({
+  text: z
+    .string()
+    .min(1)
+    .default('moby-dick')
+    .meta({ help: 'UTF-8 text file, or a dataset by name: moby-dick', value: 'path' }),
+  tokenizer: z
+    .string()
+    .min(1)
+    .default('bytes')
+    .meta({ help: 'bytes, chars, or a Hugging Face tokenizer.json', value: 'path' }),
+
+  model: z.string().min(1).default('gpt').meta({ help: 'architecture', value: 'name' }),
+  layers: count(10_000).default(4).meta({ help: 'transformer blocks' }),
+  width: count(1_000_000).default(128).meta({ help: "size of a token's vector; a multiple of heads" }),
+  heads: count(10_000).default(4).meta({ help: 'attention heads' }),
+  kvHeads: count(10_000).optional().meta({ help: 'heads of keys and values; divides heads; default: heads' }),
+  context: count().default(128).meta({ help: 'tokens in a window' }),
+  norm: z.enum(['layer_norm', 'rms_norm']).default('layer_norm').meta({ help: 'normalisation', value: 'name' }),
+  activation: z
+    .enum(['gelu', 'gelu_exact', 'swiglu', 'silu', 'relu'])
+    .default('gelu')
+    .meta({ help: 'of the feed-forward part', value: 'name' }),
+  positions: z
+    .enum(['learned', 'rotary', 'alibi', 'none'])
+    .default('learned')
+    .meta({ help: 'position encoding', value: 'name' }),
+  tiedHead: z.boolean().default(true).meta({ help: 'the head shares the weights of the token embedding' }),
+  bias: z.boolean().default(false).meta({ help: 'biases in linear and normalisation layers' }),
+  dropout: fraction().default(0).meta({ help: 'probability of zeroing an activation', value: 'p' }),
+
+  batch: count().default(12).meta({ help: 'windows in a micro-batch' }),
+  accumulate: count().default(1).meta({ help: 'micro-batches in a step' }),
+  steps: count().default(2000).meta({ help: 'optimiser steps in the whole run', resumable: true }),
+
+  optimizer: z.string().min(1).default('adamw').meta({ help: 'such as sgd, nesterov, adamw', value: 'name' }),
+  lr: positive().default(1e-3).meta({ help: 'highest learning rate', value: 'rate' }),
+  minLr: z
+    .number()
+    .min(0)
+    .optional()
+    .meta({ help: 'learning rate at the end of the cosine; default: lr / 10', value: 'rate' }),
+  warmup: z.int().min(0).optional().meta({ help: 'steps of linear warm-up; default: 5 % of steps, at most 100' }),
+  weightDecay: z.number().min(0).default(0.1).meta({ help: 'decoupled, on matrices only', value: 'rate' }),
+  beta1: fraction().default(0.9).meta({ help: 'decay of the first moment, or the momentum', value: 'b' }),
+  beta2: fraction().default(0.95).meta({ help: 'decay of the second moment', value: 'b' }),
+  eps: positive().default(1e-8).meta({ help: 'added to the root of the second moment', value: 'e' }),
+  clip: z.number().min(0).default(1).meta({ help: 'largest global gradient norm; 0: no clipping', value: 'norm' }),
+  technique: z
+    .array(z.string().min(1))
+    .default([])
+    .meta({ help: 'training technique; may be given more than once', value: 'name' }),
+
+  precision: z
+    .enum(['f32', 'bf16', 'f16'])
+    .default('f32')
+    .meta({ help: 'dtype of the computation; weights are kept in f32', value: 'dtype' }),
+  device: z
+    .string()
+    .regex(/^(auto|cpu|meta|cuda(:\d+)?)$/)
+    .default('auto')
+    .meta({ help: 'auto, cpu, cuda, cuda:1, or meta: a forecast only', value: 'name', resumable: true }),
+  threads: count(4096).optional().meta({ help: 'CPU threads; default: all cores', resumable: true }),
+  memoryLimit: byteCount
+    .optional()
+    .meta({ help: 'limit of tensor memory, such as 4GiB; default: none', value: 'bytes', resumable: true }),
+  seed: z.int().min(0).default(1337).meta({ help: 'of weights, data order and dropout' }),
+
+  evalEvery: count().default(250).meta({ help: 'steps between evaluations; the last step has one', resumable: true }),
+  evalTokens: count().optional().meta({ help: 'validation tokens an evaluation reads; default: all', resumable: true }),
+  saveEvery: count()
+    .optional()
+    .meta({ help: 'steps between checkpoints; default: eval-every; the last step has one', resumable: true }),
+  out: z.string().min(1).optional().meta({ help: 'run folder; default: runs/ and the time', value: 'dir' }),
+  resume: z
+    .string()
+    .min(1)
+    .optional()
+    .meta({ help: 'run folder to go on with', value: 'dir', resumable: true, flagOnly: true }),
+  json: z
+    .boolean()
+    .default(false)
+    .meta({ help: 'one JSON object a step on stdout, and nothing else there', resumable: true }),
+  config: z.string().min(1).optional().meta({
+    help: 'JSON file with any of these options, in camelCase',
+    value: 'file',
+    resumable: true,
+    flagOnly: true,
+  }),
+})
+
+export const sampleSchema = z.strictObject({
+  run: z.string().min(1).meta({ help: 'run folder of the model; must be given, no default', value: 'dir' }),
+  prompt: z.string().min(1).default('\n').meta({ help: 'text to go on from', value: 'text' }),
+  tokens: count().default(300).meta({ help: 'tokens to add' }),
+  temperature: z.number().min(0).default(0.8).meta({ help: '0: always the most likely token', value: 't' }),
+  topK: z.int().min(0).default(0).meta({ help: 'only the k most likely tokens; 0: all', value: 'k' }),
+  topP: z
+    .number()
+    .gt(0)
+    .max(1)
+    .default(1)
+    .meta({ help: 'only the most likely tokens of that total probability', value: 'p' }),
+  seed: z.int().min(0).default(1337).meta({ help: 'of the choices' }),
+  device: z
+    .string()
+    .regex(/^(auto|cpu|cuda(:\d+)?)$/)
+    .default('auto')
+    .meta({ help: 'auto, cpu, cuda, cuda:1', value: 'name' }),
+  threads: count(4096).optional().meta({ help: 'CPU threads; default: those of the run' }),
+})
+
+export const infoSchema = z.strictObject({
+  json: z.boolean().default(false).meta({ help: 'one JSON object on stdout' }),
+})
+
+type Parsed = z.output<typeof trainSchema>
+
+/** With the defaults that depend on other options filled in. */
+export type TrainConfig = Parsed &
+  Required<Pick<Parsed, 'kvHeads' | 'minLr' | 'warmup' | 'threads' | 'saveEvery' | 'out'>>
+
+export type ResolvedTrainConfig = Resolved<TrainConfig>
+
+export interface TrainSources {
+  /** What was given on the command line, and nothing else. */
+  flags: Record<string, unknown>
+  file?: { name: string; values: Record<string, unknown> }
+  /** Config of the run that is resumed. */
+  run?: { name: string; values: Record<string, unknown> }
+  now?: Date
+}
+
+export function resolveTrainConfig({ flags, file, run, now = new Date() }: TrainSources): ResolvedTrainConfig {
+  const layers: Layer[] = [
+    ...(run ? [{ origin: 'run' as const, ...run }] : []),
+    ...(file ? [{ origin: 'file' as const, ...file }] : []),
+    { origin: 'flag', values: flags },
+  ]
+  const resolved = resolveOptions(trainSchema, layers)
+  if (run) checkResume(run, layers.slice(1))
+  const { values: v, origins, name } = resolved
+  const stamp = now.toISOString().slice(0, 19).replace(/[-:]/g, '').replace('T', '-')
+  const values: TrainConfig = {
+    ...v,
+    kvHeads: v.kvHeads ?? v.heads,
+    minLr: v.minLr ?? v.lr / 10,
+    warmup: v.warmup ?? Math.min(100, Math.floor(v.steps / 20)),
+    threads: v.threads ?? availableParallelism(),
+    saveEvery: v.saveEvery ?? v.evalEvery,
+    out: v.out ?? `runs/${stamp}`,
+  }
+  checkTogether(values, name)
+  return { values, origins, name }
+}
+
+/** Options that contradict each other; the error names both. */
+function checkTogether(v: TrainConfig, name: (key: string) => string): void {
+  const refuse = (a: keyof TrainConfig, b: keyof TrainConfig, why: string, hint: string): never => {
+    throw optionError(`${name(a)} ${String(v[a])} and ${name(b)} ${String(v[b])}: ${why}`, hint)
+  }
+  if (v.width % v.heads !== 0) {
+    const multiple = Math.ceil(v.width / v.heads) * v.heads
+    refuse('width', 'heads', 'width is not a multiple of heads', `give a width such as ${multiple}`)
+  }
+  if (v.heads % v.kvHeads !== 0)
+    refuse('heads', 'kvHeads', 'kv-heads does not divide heads', `give a divisor of ${v.heads}`)
+  if (v.positions === 'rotary' && (v.width / v.heads) % 2 !== 0) {
+    refuse(
+      'positions',
+      'width',
+      `rotary positions need an even head size, not ${v.width / v.heads}`,
+      'change width or heads',
+    )
+  }
+  if (v.warmup > v.steps) refuse('warmup', 'steps', 'the warm-up is longer than the run', `give at most ${v.steps}`)
+  if (v.minLr > v.lr) refuse('minLr', 'lr', 'the lowest learning rate is above the highest', `give at most ${v.lr}`)
+}
+
+/** A resumed run keeps what decides its numbers: only options marked `resumable` may differ. */
+function checkResume(run: { name: string; values: Record<string, unknown> }, layers: readonly Layer[]): void {
+  const options = new Map(describeOptions(trainSchema).map((option) => [option.key, option]))
+  for (const layer of layers) {
+    for (const [key, value] of Object.entries(layer.values)) {
+      const before = run.values[key]
+      if (value === undefined || options.get(key)!.resumable || JSON.stringify(before) === JSON.stringify(value))
+        continue
+      throw optionError(
+        `${nameOf(key, layer)} ${String(value)} and --resume ${run.name}: that run has ${key} ${String(before)}`,
+        `leave it out to go on with that run, or start a new one without --resume`,
+      )
+    }
+  }
+}
+
+/** Reads a JSON file of options. */
+export async function readConfigFile(path: string): Promise<{ name: string; values: Record<string, unknown> }> {
+  let values: unknown
+  try {
+    values = JSON.parse(await readFile(path, 'utf8'))
+  } catch (error) {
+    throw optionError(`--config ${path} cannot be read: ${(error as Error).message}`, 'give a JSON file')
+  }
+  if (typeof values !== 'object' || values === null || Array.isArray(values)) {
+    throw optionError(`--config ${path} is not a JSON object`, 'such as {"layers": 6, "width": 384}')
+  }
+  return { name: path, values: values as Record<string, unknown> }
+}

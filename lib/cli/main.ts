@@ -1,0 +1,15 @@
+#!/usr/bin/env node
+// The executable. Each command's module is loaded when it is called for.
+
+import { main } from './program'
+
+process.exitCode = await main(process.argv.slice(2), process.stderr, {
+  train: async (flags) => {
+    const [{ trainCommand }, { startTraining }] = await Promise.all([import('./train'), import('./training_run')])
+    return trainCommand(flags, startTraining)
+  },
+  sample: async (flags) => (await import('./sample')).sampleCommand(flags),
+  info: async (flags) => (await import('./info')).infoCommand(flags),
+  bench: async (flags) => (await import('./bench')).benchCommand(flags),
+  demo: async (flags) => (await import('./demo')).demoCommand(flags),
+})

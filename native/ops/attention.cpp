@@ -1,0 +1,574 @@
+// attention and attention_backward: softmax(q k^T * scale + bias) v without ever storing [queries, keys], after
+// FlashAttention-2 (Dao, arXiv 2307.08691): blocks of keys pass by a block of queries that keeps a running maximum and sum.
+// Inputs and masks are described in lib/ops/attention.ts. Bound by FLOPs; everything a task touches stays in its cache.
+// Random numbers of dropout: element ((b * heads + h) * queries + i) * keys + j of the operator's Philox block.
+#ifdef LF_SCHEMA_PASS
+#include "core/op.h"
+
+namespace lf {
+namespace {
+
+enum Attr { kHeads, kKvHeads, kCausal, kWindow, kScale, kDropout, kSeed, kOffset, kKvLength };
+
+const std::vector<AttrSpec>& attention_attrs() {
+  static const std::vector<AttrSpec> kAttrs = {
+      {"heads", AttrType::kInteger},   {"kv_heads", AttrType::kInteger}, {"causal", AttrType::kFlag},
+      {"window", AttrType::kInteger},  {"scale", AttrType::kNumber},     {"dropout", AttrType::kNumber},
+      {"seed", AttrType::kInteger},    {"offset", AttrType::kInteger},   {"kv_length", AttrType::kInteger}};
+  return kAttrs;
+}
+
+struct Sizes {
+  int64_t batch, queries, keys, heads, kv_heads, width;
+  bool packed;
+};
+
+// `q`, `k`, `v`, `key_mask`, `segments`, `slopes` are input positions.
+Sizes check(const OpCall& call, int q, int k, int v, int key_mask, int segments, int slopes) {
+  Sizes s{};
+  s.heads = call.integer(kHeads);
+  s.kv_heads = call.integer(kKvHeads);
+  if (s.heads < 1 || s.kv_heads < 1 || s.heads % s.kv_heads) {
+    call.fail(kArgument, "heads (%lld) must be a multiple of kv_heads (%lld)", (long long)s.heads, (long long)s.kv_heads);
+  }
+  if (call.number(kDropout) < 0 || call.number(kDropout) >= 1) {
+    call.fail(kArgument, "dropout must be at least 0 and below 1, got %g", call.number(kDropout));
+  }
+  if (call.integer(kWindow) < 0) call.fail(kArgument, "window must not be negative");
+  call.check_floating(q);
+  const TensorView& query = call.in(q);
+  s.packed = !call.has(k);
+  if (s.packed != !call.has(v)) call.fail(kArgument, "k and v come together, or not at all when q is packed");
+  s.batch = query.shape[0];
+  if (s.packed) {
+    call.check_rank(q, 3, 3);
+    const int64_t parts = s.heads + 2 * s.kv_heads;
+    if (query.dim(2) % parts) {
+      call.fail(kShape, "packed q has shape %s; its last axis must be a multiple of heads + 2 kv_heads = %lld",
+                shape_text(query).c_str(), (long long)parts);
+    }
+    s.width = query.dim(2) / parts;
+    s.queries = s.keys = query.dim(1);
+  } else {
+    call.check_rank(q, 4, 4);
+    call.check_rank(k, 4, 4);
+    call.check_same_dtype(q, k);
+    call.check_same_dtype(q, v);
+    call.check_same_shape(k, v);
+    const TensorView& key = call.in(k);
+    s.width = query.dim(3);
+    s.queries = query.dim(1);
+    s.keys = key.dim(1);
+    if (query.dim(2) != s.heads || key.dim(2) != s.kv_heads || key.dim(3) != s.width || key.dim(0) != s.batch) {
+      call.fail(kShape, "q has shape %s and k %s; q is [batch, queries, %lld, width], k [batch, keys, %lld, width]",
+                shape_text(query).c_str(), shape_text(key).c_str(), (long long)s.heads, (long long)s.kv_heads);
+    }
+  }
+  const int64_t kv_length = call.integer(kKvLength);
+  if (kv_length < 0 || kv_length > s.keys) {
+    call.fail(kArgument, "kv_length %lld is not within 0 and %lld keys", (long long)kv_length, (long long)s.keys);
+  }
+  auto check_grid = [&](int i, int64_t columns, bool integers) {
+    if (!call.has(i)) return;
+    const TensorView& given = call.in(i);
+    const bool right = integers ? given.dtype == DType::kI32 : given.dtype == DType::kU8 || given.dtype == DType::kBool;
+    if (given.rank != 2 || given.dim(0) != s.batch || given.dim(1) != columns || !right) {
+      call.fail(kShape, "%s is %s, needs %s [%lld, %lld]", call.op->inputs[static_cast<size_t>(i)].name,
+                view_text(given).c_str(), integers ? "i32" : "bool", (long long)s.batch, (long long)columns);
+    }
+  };
+  check_grid(key_mask, s.keys, false);
+  check_grid(segments, s.keys, true);
+  if (call.has(segments) && s.queries != s.keys) {
+    call.fail(kShape, "segments need as many queries as keys, got %lld and %lld", (long long)s.queries, (long long)s.keys);
+  }
+  if (call.has(slopes) && (call.in(slopes).numel != s.heads || call.in(slopes).dtype != DType::kF32)) {
+    call.fail(kShape, "slopes is %s, needs f32 [%lld]", view_text(call.in(slopes)).c_str(), (long long)s.heads);
+  }
+  return s;
+}
+
+// Pairs of one query and one key that the causal and window rules leave, for one head: the FLOPs that count.
+double visible_pairs(const OpCall& call, const Sizes& s) {
+  const int64_t keys = call.integer(kKvLength) ? call.integer(kKvLength) : s.keys;
+  const int64_t window = call.integer(kWindow);
+  double pairs = 0;
+  for (int64_t i = 0; i < s.queries; ++i) {
+    const int64_t at = keys - s.queries + i;
+    const int64_t last = call.flag(kCausal) ? at : window ? at + window - 1 : keys - 1;
+    const int64_t first = window ? at - window + 1 : 0;
+    const int64_t low = first < 0 ? 0 : first, high = last > keys - 1 ? keys - 1 : last;
+    if (high >= low) pairs += static_cast<double>(high - low + 1);
+  }
+  return pairs;
+}
+
+LF_OP({.name = "attention",
+       .inputs = {{"q"},
+                  {.name = "k", .optional = true},
+                  {.name = "v", .optional = true},
+                  {.name = "key_mask", .optional = true},
+                  {.name = "segments", .optional = true},
+                  {.name = "slopes", .optional = true}},
+       .attrs = attention_attrs(),
+       .shape =
+           [](OpCall& call) {
+             const Sizes s = check(call, 0, 1, 2, 3, 4, 5);
+             const DType dtype = call.in(0).dtype;
+             if (s.packed) {
+               call.output(dtype, {s.batch, s.queries, s.heads * s.width});
+             } else {
+               call.output_like(call.in(0));
+             }
+             call.output(dtype == DType::kF64 ? DType::kF64 : DType::kF32, {s.batch, s.heads, s.queries});
+           },
+       // Two products of 2 * width each a pair.
+       .cost =
+           [](const OpCall& call) {
+             const Sizes s = check(call, 0, 1, 2, 3, 4, 5);
+             return io_cost_with_flops(call, 4.0 * static_cast<double>(s.batch * s.heads * s.width) * visible_pairs(call, s));
+           }})
+
+LF_OP({.name = "attention_backward",
+       .inputs = {{"grad_out"},
+                  {"q"},
+                  {.name = "k", .optional = true},
+                  {.name = "v", .optional = true},
+                  {"out"},
+                  {"lse"},
+                  {.name = "key_mask", .optional = true},
+                  {.name = "segments", .optional = true},
+                  {.name = "slopes", .optional = true}},
+       .attrs = attention_attrs(),
+       .shape =
+           [](OpCall& call) {
+             const Sizes s = check(call, 1, 2, 3, 6, 7, 8);
+             call.check_same_shape(0, 4);
+             call.check_same_dtype(0, 1);
+             call.output_like(call.in(1));
+             if (!s.packed) {
+               call.output_like(call.in(2));
+               call.output_like(call.in(3));
+             }
+           },
+       // Five products: S = QK^T again, dP = dO V^T, dV, dQ, dK.
+       .cost =
+           [](const OpCall& call) {
+             const Sizes s = check(call, 1, 2, 3, 6, 7, 8);
+             return io_cost_with_flops(call, 10.0 * static_cast<double>(s.batch * s.heads * s.width) * visible_pairs(call, s));
+           }})
+
+}  // namespace
+}  // namespace lf
+#else
+#include "api/philox.h"
+#include "cpu/simd.h"
+#include "cpu/small_product.inl"
+
+namespace lf {
+namespace {
+
+constexpr int64_t kQueryBlock = 60;                // a multiple of kTileRows
+constexpr int64_t kKeyBlock = 64;                  // a multiple of every vector width
+constexpr double kMinusInfinity = -__builtin_inf();
+
+struct Shape {
+  int64_t batch, queries, keys, heads, kv_heads, width, kv_length, window;
+  // Elements from one token to the next, and where the first head of each part starts.
+  int64_t q_stride, kv_stride, k_offset, v_offset;
+  bool causal, packed;
+  double scale, dropout;
+  PhiloxKey key;
+};
+
+Shape shape_of(const KernelArgs* args, const TensorView& q, const TensorView& k) {
+  Shape s{};
+  s.heads = args->integer(0);
+  s.kv_heads = args->integer(1);
+  s.causal = args->flag(2);
+  s.window = args->integer(3);
+  s.dropout = args->number(5);
+  s.key = philox_key(args->integer(6), args->integer(7));
+  s.packed = !k.present();
+  s.batch = q.shape[0];
+  s.queries = q.shape[1];
+  if (s.packed) {
+    s.keys = s.queries;
+    s.width = q.shape[2] / (s.heads + 2 * s.kv_heads);
+    s.q_stride = s.kv_stride = q.shape[2];
+    s.k_offset = s.heads * s.width;
+    s.v_offset = (s.heads + s.kv_heads) * s.width;
+  } else {
+    s.keys = k.shape[1];
+    s.width = q.shape[3];
+    s.q_stride = s.heads * s.width;
+    s.kv_stride = s.kv_heads * s.width;
+  }
+  s.kv_length = args->integer(8) ? args->integer(8) : s.keys;
+  s.scale = args->number(4) ? args->number(4) : 1.0 / __builtin_sqrt(static_cast<double>(s.width));
+  return s;
+}
+
+LF_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+LF_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+LF_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+// What decides whether query i sees key j, and with which bias; for one batch entry and one head.
+struct Visibility {
+  const Shape& s;
+  const uint8_t* key_mask;   // [keys] or nullptr
+  const int32_t* segments;   // [keys] or nullptr
+  double slope;              // 0: none
+
+  int64_t position(int64_t query) const { return s.kv_length - s.queries + query; }
+  int64_t first_key(int64_t query) const { return s.window ? max64(0, position(query) - s.window + 1) : 0; }
+  int64_t end_key(int64_t query) const {
+    const int64_t at = position(query);
+    const int64_t end = s.causal ? at + 1 : s.window ? at + s.window : s.kv_length;
+    return max64(0, min64(end, s.kv_length));
+  }
+  bool free_of_masks() const { return !key_mask && !segments && slope == 0; }
+
+  // scores [rows][kKeyBlock] of queries from q0 on and keys from k0 on: adds the bias, sets what is not seen to -inf.
+  template <class Acc>
+  void apply(Acc* scores, int64_t q0, int64_t rows, int64_t k0) const {
+    using V = typename Lanes<Acc>::V;
+    constexpr int kLanes = Lanes<Acc>::n;
+    V iota;
+    for (int i = 0; i < kLanes; ++i) iota[i] = static_cast<Acc>(i);
+    const V hidden = constant<V>(kMinusInfinity);
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t first = first_key(q0 + r), end = end_key(q0 + r);
+      Acc* row = scores + r * kKeyBlock;
+      if (first <= k0 && end >= k0 + kKeyBlock && free_of_masks()) continue;
+      const V low = constant<V>(static_cast<double>(first)), high = constant<V>(static_cast<double>(end));
+      const V at = constant<V>(static_cast<double>(position(q0 + r)));
+      for (int64_t c = 0; c < kKeyBlock; c += kLanes) {
+        const V j = constant<V>(static_cast<double>(k0 + c)) + iota;
+        V x = load(row + c);
+        if (slope != 0) x -= constant<V>(slope) * abs(at - j);
+        x = j < low ? hidden : x;
+        x = j >= high ? hidden : x;
+        store(row + c, x);
+      }
+      if (!key_mask && !segments) continue;
+      const int64_t count = min64(kKeyBlock, s.kv_length - k0);
+      for (int64_t c = 0; c < count; ++c) {
+        if ((key_mask && !key_mask[k0 + c]) || (segments && segments[k0 + c] != segments[q0 + r])) {
+          row[c] = static_cast<Acc>(kMinusInfinity);
+        }
+      }
+    }
+  }
+};
+
+// Multipliers of one row's probabilities: 0 where dropped, 1 / (1 - p) elsewhere. `first` is the row's first element index.
+template <class Acc>
+void dropout_row(const Shape& s, int64_t first, int64_t count, Acc* out) {
+  const Acc kept = static_cast<Acc>(1.0 / (1.0 - s.dropout));
+  const float p = static_cast<float>(s.dropout);
+  uint32_t words[4];
+  for (int64_t i = 0; i < count;) {
+    const int64_t e = first + i;
+    philox(s.key, static_cast<uint64_t>(e) / 4, words);
+    for (int64_t w = e % 4; w < 4 && i < count; ++w, ++i) out[i] = philox_uniform(words[w]) >= p ? kept : Acc{};
+  }
+}
+
+template <class Acc, class T>
+void load_rows(const T* from, int64_t stride, int64_t rows, int64_t width, int64_t padded, Acc* out, double factor) {
+  using V = typename Lanes<Acc>::V;
+  for (int64_t r = 0; r < rows; ++r) {
+    for_lanes<T>(width, [&](int64_t i, int64_t n) {
+      store_some(out + r * padded + i, load_some(from + r * stride + i, n) * constant<V>(factor), n);
+    });
+    for (int64_t i = width; i < padded; ++i) out[r * padded + i] = 0;
+  }
+}
+
+// rows [count][padded] -> blocks of kKeyBlock keys: [block][width][kKeyBlock], zeros beyond count.
+template <class Acc>
+void transpose_blocks(const Acc* rows, int64_t count, int64_t width, int64_t padded, Acc* out) {
+  for (int64_t k0 = 0; k0 < count; k0 += kKeyBlock) {
+    Acc* block = out + k0 * width;
+    const int64_t n = min64(kKeyBlock, count - k0);
+    for (int64_t d = 0; d < width; ++d) {
+      for (int64_t j = 0; j < n; ++j) block[d * kKeyBlock + j] = rows[(k0 + j) * padded + d];
+      for (int64_t j = n; j < kKeyBlock; ++j) block[d * kKeyBlock + j] = 0;
+    }
+  }
+}
+
+struct Masks {
+  const uint8_t* key_mask;
+  const int32_t* segments;
+  const float* slopes;
+  Masks(const TensorView& mask, const TensorView& segment, const TensorView& slope)
+      : key_mask(mask.present() ? mask.as<const uint8_t>() : nullptr),
+        segments(segment.present() ? segment.as<const int32_t>() : nullptr),
+        slopes(slope.present() ? slope.as<const float>() : nullptr) {}
+  Visibility of(const Shape& s, int64_t batch, int64_t head) const {
+    return {s, key_mask ? key_mask + batch * s.keys : nullptr, segments ? segments + batch * s.keys : nullptr,
+            slopes ? slopes[head] : 0.0};
+  }
+};
+
+// Cuts one scratch buffer into 64-byte aligned pieces.
+template <class Acc>
+struct Pieces {
+  char* at;
+  explicit Pieces(int64_t elements, int pieces)
+      : at(static_cast<char*>(cpu::scratch(2, static_cast<size_t>(elements) * sizeof(Acc) + 64 * static_cast<size_t>(pieces)))) {}
+  Acc* take(int64_t elements) {
+    Acc* piece = reinterpret_cast<Acc*>(at);
+    at += round_up(elements * static_cast<int64_t>(sizeof(Acc)), 64);
+    return piece;
+  }
+};
+
+// --- forward: one task per batch entry and head -----------------------------------------------------------------------
+
+template <class T, class Acc>
+void forward_head(const Shape& s, const Visibility& sees, const T* q, const T* k, const T* v, T* out, int64_t out_stride,
+                  Acc* lse, int64_t dropout_base) {
+  using V = typename Lanes<Acc>::V;
+  constexpr int kLanes = Lanes<Acc>::n;
+  const int64_t padded = round_up(s.width, kLanes), keys = round_up(max64(s.kv_length, 1), kKeyBlock);
+  Pieces<Acc> pieces(keys * (padded + s.width) + kQueryBlock * (2 * padded + kKeyBlock) + keys * padded + 3 * kKeyBlock, 8);
+  Acc* values = pieces.take(keys * padded);
+  Acc* key_columns = pieces.take(keys * s.width);
+  Acc* queries = pieces.take(kQueryBlock * padded);
+  Acc* sums = pieces.take(kQueryBlock * padded);
+  Acc* scores = pieces.take(kQueryBlock * kKeyBlock);
+  Acc* kept = pieces.take(kKeyBlock);
+  Acc* key_rows = pieces.take(keys * padded);
+  load_rows(k, s.kv_stride, s.kv_length, s.width, padded, key_rows, 1.0);
+  transpose_blocks(key_rows, s.kv_length, s.width, padded, key_columns);
+  load_rows(v, s.kv_stride, s.kv_length, s.width, padded, values, 1.0);
+  for (int64_t i = s.kv_length * padded; i < keys * padded; ++i) values[i] = 0;
+  Acc highest[kQueryBlock], total[kQueryBlock];
+
+  for (int64_t q0 = 0; q0 < s.queries; q0 += kQueryBlock) {
+    const int64_t rows = min64(kQueryBlock, s.queries - q0);
+    load_rows(q + q0 * s.q_stride, s.q_stride, rows, s.width, padded, queries, s.scale);
+    for (int64_t i = 0; i < rows * padded; ++i) sums[i] = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+      highest[r] = static_cast<Acc>(kMinusInfinity);
+      total[r] = 0;
+    }
+    // Bounds grow with the query, so the first row has the first key and the last row the last.
+    const int64_t begin = sees.first_key(q0) / kKeyBlock * kKeyBlock, end = sees.end_key(q0 + rows - 1);
+    for (int64_t k0 = begin; k0 < end; k0 += kKeyBlock) {
+      small_product<false>(rows, kKeyBlock, s.width, queries, padded, key_columns + k0 * s.width, kKeyBlock, scores,
+                           kKeyBlock, false);
+      sees.apply(scores, q0, rows, k0);
+      for (int64_t r = 0; r < rows; ++r) {
+        Acc* row = scores + r * kKeyBlock;
+        V best = load(row);
+        for (int64_t c = kLanes; c < kKeyBlock; c += kLanes) best = max(best, load(row + c));
+        Acc now = reduce_max(best);
+        if (!(now <= highest[r])) {
+          // exp(-inf) is 0, so the first block scales nothing that exists.
+          const Acc shrink = reduce_max(exp(splat(highest[r] - now)));
+          total[r] *= shrink;
+          for (int64_t d = 0; d < padded; d += kLanes) store(sums + r * padded + d, load(sums + r * padded + d) * shrink);
+          highest[r] = now;
+        }
+        now = highest[r];
+        if (now == static_cast<Acc>(kMinusInfinity)) now = 0;  // nothing seen yet: every exp below is 0
+        V sum{};
+        for (int64_t c = 0; c < kKeyBlock; c += kLanes) {
+          const V p = exp(load(row + c) - now);
+          sum += p;
+          store(row + c, p);
+        }
+        total[r] += reduce_add(sum);
+        if (s.dropout > 0) {
+          dropout_row(s, dropout_base + (q0 + r) * s.keys + k0, kKeyBlock, kept);
+          for (int64_t c = 0; c < kKeyBlock; c += kLanes) store(row + c, load(row + c) * load(kept + c));
+        }
+      }
+      small_product<false>(rows, padded, kKeyBlock, scores, kKeyBlock, values + k0 * padded, padded, sums, padded, true);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      const V factor = splat(total[r] > 0 || total[r] != total[r] ? 1 / total[r] : Acc{});
+      for_lanes<T>(s.width, [&](int64_t i, int64_t n) {
+        store_some(out + (q0 + r) * out_stride + i, load_some(sums + r * padded + i, n) * factor, n);
+      });
+      lse[q0 + r] = highest[r] + log(splat(total[r]))[0];
+    }
+  }
+}
+
+template <class T, class Acc>
+int32_t forward(const KernelArgs* args) {
+  const TensorView &q = args->inputs[0], &k = args->inputs[1], &v = args->inputs[2];
+  const Shape s = shape_of(args, q, k);
+  const Masks masks(args->inputs[3], args->inputs[4], args->inputs[5]);
+  const T* q_data = q.as<const T>();
+  const T* k_data = s.packed ? q_data + s.k_offset : k.as<const T>();
+  const T* v_data = s.packed ? q_data + s.v_offset : v.as<const T>();
+  const int64_t group = s.heads / s.kv_heads, out_stride = s.heads * s.width;
+  cpu::parallel_for(s.batch * s.heads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t b = task / s.heads, h = task % s.heads;
+      const int64_t kv = b * s.keys * s.kv_stride + h / group * s.width;
+      forward_head<T, Acc>(s, masks.of(s, b, h), q_data + b * s.queries * s.q_stride + h * s.width, k_data + kv,
+                           v_data + kv, args->outputs[0].as<T>() + b * s.queries * out_stride + h * s.width, out_stride,
+                           args->outputs[1].as<Acc>() + task * s.queries, task * s.queries * s.keys);
+    }
+  });
+  return kOk;
+}
+
+// --- backward: one task per batch entry and key-value head ---------------------------------------------------------------
+
+template <class T, class Acc>
+struct Gradients {
+  const T *grad_out, *q, *k, *v, *out;
+  const Acc* lse;
+  T *grad_q, *grad_k, *grad_v;
+};
+
+template <class T, class Acc>
+void backward_group(const Shape& s, const Masks& masks, const Gradients<T, Acc>& g, int64_t b, int64_t kv_head) {
+  using V = typename Lanes<Acc>::V;
+  constexpr int kLanes = Lanes<Acc>::n;
+  const int64_t padded = round_up(s.width, kLanes), keys = round_up(max64(s.kv_length, 1), kKeyBlock);
+  const int64_t group = s.heads / s.kv_heads, out_stride = s.heads * s.width;
+  Pieces<Acc> pieces(keys * (4 * padded + 2 * s.width) + kQueryBlock * (3 * padded + 3 * kKeyBlock) + kKeyBlock, 13);
+  Acc* key_rows = pieces.take(keys * padded);
+  Acc* value_rows = pieces.take(keys * padded);
+  Acc* key_columns = pieces.take(keys * s.width);
+  Acc* value_columns = pieces.take(keys * s.width);
+  Acc* key_sums = pieces.take(keys * padded);
+  Acc* value_sums = pieces.take(keys * padded);
+  Acc* queries = pieces.take(kQueryBlock * padded);
+  Acc* grads = pieces.take(kQueryBlock * padded);
+  Acc* query_sums = pieces.take(kQueryBlock * padded);
+  Acc* probabilities = pieces.take(kQueryBlock * kKeyBlock);
+  Acc* score_grads = pieces.take(kQueryBlock * kKeyBlock);
+  Acc* kept = pieces.take(kKeyBlock);
+  const int64_t kv = b * s.keys * s.kv_stride + kv_head * s.width;
+  load_rows(g.k + kv, s.kv_stride, s.kv_length, s.width, padded, key_rows, 1.0);
+  load_rows(g.v + kv, s.kv_stride, s.kv_length, s.width, padded, value_rows, 1.0);
+  for (int64_t i = s.kv_length * padded; i < keys * padded; ++i) key_rows[i] = value_rows[i] = 0;
+  transpose_blocks(key_rows, s.kv_length, s.width, padded, key_columns);
+  transpose_blocks(value_rows, s.kv_length, s.width, padded, value_columns);
+  for (int64_t i = 0; i < keys * padded; ++i) key_sums[i] = value_sums[i] = 0;
+  Acc delta[kQueryBlock];
+
+  for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
+    const Visibility sees = masks.of(s, b, h);
+    const Acc* lse = g.lse + (b * s.heads + h) * s.queries;
+    const int64_t dropout_base = (b * s.heads + h) * s.queries * s.keys;
+    for (int64_t q0 = 0; q0 < s.queries; q0 += kQueryBlock) {
+      const int64_t rows = min64(kQueryBlock, s.queries - q0);
+      const int64_t q_at = (b * s.queries + q0) * s.q_stride + h * s.width;
+      const int64_t out_at = (b * s.queries + q0) * out_stride + h * s.width;
+      load_rows(g.q + q_at, s.q_stride, rows, s.width, padded, queries, s.scale);
+      load_rows(g.grad_out + out_at, out_stride, rows, s.width, padded, grads, 1.0);
+      for (int64_t r = 0; r < rows; ++r) {
+        V sum{};
+        for_lanes<T>(s.width, [&](int64_t i, int64_t n) {
+          sum += load_some(grads + r * padded + i, n) * load_some(g.out + out_at + r * out_stride + i, n);
+        });
+        delta[r] = reduce_add(sum);
+      }
+      for (int64_t i = 0; i < rows * padded; ++i) query_sums[i] = 0;
+      const int64_t begin = sees.first_key(q0) / kKeyBlock * kKeyBlock, end = sees.end_key(q0 + rows - 1);
+      for (int64_t k0 = begin; k0 < end; k0 += kKeyBlock) {
+        small_product<false>(rows, kKeyBlock, s.width, queries, padded, key_columns + k0 * s.width, kKeyBlock,
+                             probabilities, kKeyBlock, false);
+        sees.apply(probabilities, q0, rows, k0);
+        small_product<false>(rows, kKeyBlock, s.width, grads, padded, value_columns + k0 * s.width, kKeyBlock,
+                             score_grads, kKeyBlock, false);
+        for (int64_t r = 0; r < rows; ++r) {
+          Acc* p_row = probabilities + r * kKeyBlock;
+          Acc* g_row = score_grads + r * kKeyBlock;
+          // A query that sees nothing has lse = -inf; its scores are all -inf, and exp(-inf - 0) is 0.
+          const Acc log_sum = lse[q0 + r] == static_cast<Acc>(kMinusInfinity) ? Acc{} : lse[q0 + r];
+          if (s.dropout > 0) dropout_row(s, dropout_base + (q0 + r) * s.keys + k0, kKeyBlock, kept);
+          for (int64_t c = 0; c < kKeyBlock; c += kLanes) {
+            const V p = exp(load(p_row + c) - log_sum);
+            V dp = load(g_row + c);
+            if (s.dropout > 0) {
+              const V keep = load(kept + c);
+              dp *= keep;
+              store(p_row + c, p * keep);
+            } else {
+              store(p_row + c, p);
+            }
+            store(g_row + c, p * (dp - delta[r]));
+          }
+        }
+        small_product<true>(kKeyBlock, padded, rows, probabilities, kKeyBlock, grads, padded, value_sums + k0 * padded,
+                            padded, true);
+        small_product<true>(kKeyBlock, padded, rows, score_grads, kKeyBlock, queries, padded, key_sums + k0 * padded,
+                            padded, true);
+        small_product<false>(rows, padded, kKeyBlock, score_grads, kKeyBlock, key_rows + k0 * padded, padded, query_sums,
+                             padded, true);
+      }
+      for (int64_t r = 0; r < rows; ++r) {
+        for_lanes<T>(s.width, [&](int64_t i, int64_t n) {
+          store_some(g.grad_q + q_at + r * s.q_stride + i, load_some(query_sums + r * padded + i, n) * constant<V>(s.scale), n);
+        });
+      }
+    }
+  }
+  for (int64_t j = 0; j < s.keys; ++j) {
+    for_lanes<T>(s.width, [&](int64_t i, int64_t n) {
+      const int64_t at = kv + j * s.kv_stride + i;
+      const bool used = j < s.kv_length;
+      store_some(g.grad_k + at, used ? load_some(key_sums + j * padded + i, n) : V{}, n);
+      store_some(g.grad_v + at, used ? load_some(value_sums + j * padded + i, n) : V{}, n);
+    });
+  }
+}
+
+template <class T, class Acc>
+int32_t backward(const KernelArgs* args) {
+  const TensorView &q = args->inputs[1], &k = args->inputs[2], &v = args->inputs[3];
+  const Shape s = shape_of(args, q, k);
+  const Masks masks(args->inputs[6], args->inputs[7], args->inputs[8]);
+  Gradients<T, Acc> g{};
+  g.grad_out = args->inputs[0].as<const T>();
+  g.q = q.as<const T>();
+  g.k = s.packed ? g.q + s.k_offset : k.as<const T>();
+  g.v = s.packed ? g.q + s.v_offset : v.as<const T>();
+  g.out = args->inputs[4].as<const T>();
+  g.lse = args->inputs[5].as<const Acc>();
+  g.grad_q = args->outputs[0].as<T>();
+  g.grad_k = s.packed ? g.grad_q + s.k_offset : args->outputs[1].as<T>();
+  g.grad_v = s.packed ? g.grad_q + s.v_offset : args->outputs[2].as<T>();
+  cpu::parallel_for(s.batch * s.kv_heads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) backward_group(s, masks, g, task / s.kv_heads, task % s.kv_heads);
+  });
+  return kOk;
+}
+
+int32_t attention(const KernelArgs* args) {
+  switch (args->inputs[0].dtype) {
+    case DType::kF32: return forward<float, float>(args);
+    case DType::kF16: return forward<f16, float>(args);
+    case DType::kBF16: return forward<bf16, float>(args);
+    default: return forward<double, double>(args);
+  }
+}
+
+int32_t attention_backward(const KernelArgs* args) {
+  switch (args->inputs[1].dtype) {
+    case DType::kF32: return backward<float, float>(args);
+    case DType::kF16: return backward<f16, float>(args);
+    case DType::kBF16: return backward<bf16, float>(args);
+    default: return backward<double, double>(args);
+  }
+}
+
+}  // namespace
+
+LF_CPU_KERNEL(attention, attention)
+LF_CPU_KERNEL(attention_backward, attention_backward)
+
+}  // namespace lf
+#endif
