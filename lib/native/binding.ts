@@ -26,6 +26,7 @@ interface Addon {
   resetPeak(device: number): void
   setLimit(device: number, bytes: number): void
   checkNonfinite(device: number, on: boolean): void
+  checkGuards(device: number, on: boolean): void
   firstNonfinite(device: number): string
   devices(): string[]
   stats(device: number, stats: Float64Array): void

@@ -57,6 +57,14 @@ export class Device {
     addon.checkNonfinite(this.number, on)
   }
 
+  /**
+   * While on, tensors have guard bytes round them and start as NaN, and an operator that writes outside of its tensors
+   * fails with ERR_KERNEL. For tests of operators: costs a pass over each result.
+   */
+  checkGuards(on: boolean): void {
+    addon.checkGuards(this.number, on)
+  }
+
   /** That operator with its shapes, or '' when there was none. */
   firstNonfinite(): string {
     return addon.firstNonfinite(this.number)

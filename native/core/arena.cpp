@@ -22,7 +22,7 @@ void Arena::erase_free(std::map<char*, Block>::iterator it) {
 
 void* Arena::allocate(int64_t bytes) {
   if (limit_ && live_bytes_ + bytes > limit_) return nullptr;
-  const int64_t size = round_up(bytes, kAlignment);
+  const int64_t size = round_up(bytes, kAlignment) + 2 * guard_;
   auto fit = free_by_size_.lower_bound({size, nullptr});
   if (fit == free_by_size_.end()) {
     const int64_t slab_bytes = std::max(kSlabBytes, round_up(size, kSlabRounding));
@@ -37,17 +37,22 @@ void* Arena::allocate(int64_t bytes) {
   Block block = it->second;
   erase_free(it);
   if (block.size > size) insert_free(at + size, {block.size - size, block.slab});
-  live_.emplace(at, Live{bytes, {size, block.slab}});
+  live_.emplace(at + guard_, Live{bytes, guard_, {size, block.slab}});
   live_bytes_ += bytes;
   peak_bytes_ = std::max(peak_bytes_, live_bytes_);
-  return at;
+  return at + guard_;
+}
+
+int64_t Arena::guard_of(void* pointer) const {
+  const auto it = live_.find(static_cast<char*>(pointer));
+  return it == live_.end() ? 0 : it->second.guard;
 }
 
 void Arena::release(void* pointer) {
   auto it = live_.find(static_cast<char*>(pointer));
   if (it == live_.end()) return;
   live_bytes_ -= it->second.asked;
-  char* at = it->first;
+  char* at = it->first - it->second.guard;
   Block block = it->second.block;
   live_.erase(it);
   auto next = free_by_address_.lower_bound(at);

@@ -27,6 +27,9 @@ class Arena {
   void reset_peak() { peak_bytes_ = live_bytes_; }
   void set_limit(int64_t bytes) { limit_ = bytes; }  // 0: none
   int64_t limit() const { return limit_; }
+  // Blocks allocated from now on have `bytes` bytes (a multiple of 64) to spare before and after them, not counted as live.
+  void set_guard(int64_t bytes) { guard_ = bytes; }
+  int64_t guard_of(void* pointer) const;  // the spare bytes round a live block
 
  private:
   struct Block {
@@ -41,11 +44,12 @@ class Arena {
   std::set<std::pair<int64_t, char*>> free_by_size_;
   struct Live {
     int64_t asked;
+    int64_t guard;
     Block block;
   };
   std::unordered_map<char*, Live> live_;
   int slabs_ = 0;
-  int64_t live_bytes_ = 0, peak_bytes_ = 0, reserved_bytes_ = 0, limit_ = 0;
+  int64_t live_bytes_ = 0, peak_bytes_ = 0, reserved_bytes_ = 0, limit_ = 0, guard_ = 0;
 };
 
 }  // namespace lf

@@ -14,6 +14,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kSpin = std::chrono::microseconds(40);
 constexpr int kTopTensors = 10;
+constexpr int64_t kGuardBytes = 64;
+constexpr char kGuardPattern = 0x5a;
+constexpr char kFreshPattern = '\xff';  // NaN in every floating format
 
 std::string bytes_text(int64_t bytes) {
   char text[48];
@@ -124,6 +127,7 @@ bool Stream::place(Storage* storage) {
   if (storage->bytes == 0 || storage->data) return true;
   storage->data = arena_.allocate(storage->bytes);
   if (!storage->data) return false;
+  if (check_guards_) write_guards(storage->data, storage->bytes);
   storage->placed_at = placed_.size();
   placed_.push_back(storage);
   return true;
@@ -137,6 +141,55 @@ void Stream::unplace(Storage* storage) {
     placed_.pop_back();
   }
   delete storage;
+}
+
+void Stream::write_guards(void* block, int64_t bytes) {
+  if (!backend_) return;
+  std::vector<char> pattern(static_cast<size_t>(bytes + 2 * kGuardBytes), kFreshPattern);
+  std::fill_n(pattern.begin(), kGuardBytes, kGuardPattern);
+  std::fill_n(pattern.end() - kGuardBytes, kGuardBytes, kGuardPattern);
+  char text[kErrorText] = "";
+  char* start = static_cast<char*>(block) - kGuardBytes;
+  if (backend_->copy_in(nullptr, start, pattern.data(), static_cast<int64_t>(pattern.size()), text)) {
+    fail(kKernel, std::string("guard bytes: ") + text);
+  }
+}
+
+std::string Stream::damaged_guard(void* block, int64_t bytes) {
+  if (!block || arena_.guard_of(block) == 0) return "";
+  char* data = static_cast<char*>(block);
+  for (const bool after : {false, true}) {
+    char found[kGuardBytes];
+    char text[kErrorText] = "";
+    if (backend_->copy_out(nullptr, found, after ? data + bytes : data - kGuardBytes, kGuardBytes, text)) return text;
+    const auto intact = std::count(found, found + kGuardBytes, kGuardPattern);
+    if (intact != kGuardBytes) return std::to_string(kGuardBytes - intact) + (after ? " bytes after" : " bytes before");
+  }
+  return "";
+}
+
+void Stream::verify_guards(const Work& work, void* workspace) {
+  auto verify = [&](const std::string& what, void* block, int64_t bytes) {
+    const std::string damage = damaged_guard(block, bytes);
+    if (!damage.empty()) fail(kKernel, std::string(work.op->name) + ": wrote " + damage + " " + what);
+  };
+  auto verify_all = [&](const char* kind, const std::vector<Operand>& operands) {
+    for (size_t i = 0; i < operands.size(); ++i) {
+      const Storage* storage = operands[i].storage;
+      if (!storage || !storage->data) continue;
+      verify(kind + std::to_string(i) + ", " + view_text(operands[i].view), storage->data, storage->bytes);
+    }
+  };
+  verify_all("output ", work.outputs);
+  verify_all("input ", work.inputs);
+  if (workspace) verify("its workspace", workspace, work.workspace_bytes);
+}
+
+void Stream::check_guards(bool on) {
+  call([this, on] {
+    check_guards_ = on;
+    arena_.set_guard(on ? kGuardBytes : 0);
+  });
 }
 
 void Stream::fail(Code code, std::string message, std::string hint) {
@@ -172,6 +225,7 @@ void Stream::execute_op(Work& work) {
   if (work.workspace_bytes) {
     workspace = arena_.allocate(work.workspace_bytes);
     if (!workspace) return out_of_memory(work.op->name, work.workspace_bytes);
+    if (check_guards_) write_guards(workspace, work.workspace_bytes);
   }
   totals_.flops += work.cost.flops;
   totals_.bytes_read += work.cost.bytes_read;
@@ -214,6 +268,7 @@ void Stream::execute_op(Work& work) {
     stats.seconds += seconds;
     totals_.busy_seconds += seconds;
     if (code) fail(static_cast<Code>(code), std::string(work.op->name) + ": " + text);
+    if (check_guards_) verify_guards(work, workspace);
     if (check_nonfinite_ && first_nonfinite_.empty()) {
       for (int i = 0; i < args.num_outputs; ++i) {
         const TensorView& view = args.outputs[i];
@@ -222,7 +277,7 @@ void Stream::execute_op(Work& work) {
         first_nonfinite_ = std::string(work.op->name);
         first_nonfinite_ += std::string(" (output ") + std::to_string(i) + ", " + view_text(view) + ", " +
                            std::to_string(count) + " values; inputs";
-        for (const Operand& in : work.inputs) first_nonfinite_ += " " + view_text(in.view);
+        for (const Operand& in : work.inputs) first_nonfinite_.append(" ").append(view_text(in.view));
         first_nonfinite_ += ")";
         break;
       }

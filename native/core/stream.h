@@ -83,6 +83,9 @@ class Stream {
   // While on, the first operator with a NaN or infinity among its floating outputs is remembered.
   void check_nonfinite(bool on);
   std::string first_nonfinite();
+  // While on, blocks are surrounded by guard bytes and start as NaN, and an operator that writes outside of its tensors
+  // fails by name.
+  void check_guards(bool on);
 
   const std::string& name() const { return name_; }
   bool is_meta() const { return backend_ == nullptr; }
@@ -95,6 +98,9 @@ class Stream {
   void execute_op(Work& work);
   bool place(Storage* storage);
   void unplace(Storage* storage);
+  void write_guards(void* block, int64_t bytes);
+  std::string damaged_guard(void* block, int64_t bytes);  // "3 bytes before", "1 byte after", or ""
+  void verify_guards(const Work& work, void* workspace);
   void fail(Code code, std::string message, std::string hint = "");
   void out_of_memory(const char* what, int64_t bytes);
 
@@ -107,6 +113,7 @@ class Stream {
   DeviceStats totals_;
   std::vector<OpStats> op_stats_;
   bool check_nonfinite_ = false;
+  bool check_guards_ = false;
   std::string first_nonfinite_;
 
   std::mutex mutex_;

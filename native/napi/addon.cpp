@@ -111,6 +111,7 @@ void set_limit(const Napi::CallbackInfo& info) { stream_of(info).set_limit(info[
 void check_nonfinite(const Napi::CallbackInfo& info) {
   stream_of(info).check_nonfinite(info[1].As<Napi::Boolean>().Value());
 }
+void check_guards(const Napi::CallbackInfo& info) { stream_of(info).check_guards(info[1].As<Napi::Boolean>().Value()); }
 Napi::Value first_nonfinite(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), stream_of(info).first_nonfinite());
 }
@@ -195,6 +196,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   add("resetPeak", reset_peak);
   add("setLimit", set_limit);
   add("checkNonfinite", check_nonfinite);
+  add("checkGuards", check_guards);
   add("firstNonfinite", first_nonfinite);
   add("devices", devices);
   add("stats", stats);
