@@ -5,13 +5,21 @@ export interface OpAttrs {
   abs: Record<string, never>
   abs_backward: Record<string, never>
   accumulate: Record<string, never>
+  adamw: { count: number; lr: number; beta1: number; beta2: number; eps: number; weight_decay: number; step: number }
   add: Record<string, never>
+  attention: { heads: number; kv_heads: number; causal: boolean; window: number; scale: number; dropout: number; seed: number; offset: number; kv_length: number }
+  attention_backward: { heads: number; kv_heads: number; causal: boolean; window: number; scale: number; dropout: number; seed: number; offset: number; kv_length: number }
   broadcast_to: { shape: readonly number[] }
   cast: { dtype: DType }
   copy: Record<string, never>
   cos: Record<string, never>
   cos_backward: Record<string, never>
+  cross_entropy: { ignore_index: number; label_smoothing: number }
+  cross_entropy_backward: { ignore_index: number; label_smoothing: number }
   div: Record<string, never>
+  dropout: { p: number; seed: number; offset: number }
+  embedding: { offset: number }
+  embedding_backward: { rows: number; offset: number }
   eq: Record<string, never>
   erf: Record<string, never>
   erf_backward: Record<string, never>
@@ -24,10 +32,16 @@ export interface OpAttrs {
   gelu_erf_backward: Record<string, never>
   gelu_tanh: Record<string, never>
   gelu_tanh_backward: Record<string, never>
+  grad_norm_clip: { max_norm: number; unscale: number }
   gt: Record<string, never>
+  layer_norm: { eps: number }
+  layer_norm_backward: Record<string, never>
   le: Record<string, never>
+  linear_cross_entropy: { ignore_index: number; label_smoothing: number; scale: number; with_gradients: boolean }
   log: Record<string, never>
   log_backward: Record<string, never>
+  log_softmax: { axis: number }
+  log_softmax_backward: { axis: number }
   logical_and: Record<string, never>
   logical_not: Record<string, never>
   logical_or: Record<string, never>
@@ -43,13 +57,19 @@ export interface OpAttrs {
   neg: Record<string, never>
   pow: Record<string, never>
   prod: { axes: readonly number[]; keepdims: boolean }
+  random_normal: { shape: readonly number[]; seed: number; offset: number; dtype: DType }
+  random_uniform: { shape: readonly number[]; seed: number; offset: number; dtype: DType }
   reciprocal: Record<string, never>
   reciprocal_backward: Record<string, never>
   relu: Record<string, never>
   relu_backward: Record<string, never>
+  rms_norm: { eps: number }
+  rms_norm_backward: Record<string, never>
+  rotary: { heads: number; kv_heads: number; base: number; interleaved: boolean; offset: number; inverse: boolean }
   rsqrt: Record<string, never>
   rsqrt_backward: Record<string, never>
   scale: { factor: number; offset: number }
+  sgd: { count: number; lr: number; momentum: number; dampening: number; nesterov: boolean; weight_decay: number; first: boolean }
   sigmoid: Record<string, never>
   sigmoid_backward: Record<string, never>
   sign: Record<string, never>
@@ -57,6 +77,10 @@ export interface OpAttrs {
   silu_backward: Record<string, never>
   sin: Record<string, never>
   sin_backward: Record<string, never>
+  slice: { start: readonly number[]; stop: readonly number[]; step: readonly number[] }
+  slice_backward: { start: readonly number[]; stop: readonly number[]; step: readonly number[]; shape: readonly number[] }
+  softmax: { axis: number }
+  softmax_backward: { axis: number }
   sqrt: Record<string, never>
   sqrt_backward: Record<string, never>
   square: Record<string, never>
@@ -68,6 +92,7 @@ export interface OpAttrs {
   tanh: Record<string, never>
   tanh_backward: Record<string, never>
   where: Record<string, never>
+  write_slice: { start: readonly number[] }
 }
 
 export type OpName = keyof OpAttrs
@@ -102,9 +127,24 @@ export const opTable: OpDescription[] = [
     attrs: [],
   },
   {
+    name: 'adamw',
+    inputs: [input('clip', '?'), input('tensors', '?*!')],
+    attrs: [{ name: 'count', type: 'integer' }, { name: 'lr', type: 'number' }, { name: 'beta1', type: 'number' }, { name: 'beta2', type: 'number' }, { name: 'eps', type: 'number' }, { name: 'weight_decay', type: 'number' }, { name: 'step', type: 'integer' }],
+  },
+  {
     name: 'add',
     inputs: [input('x'), input('y')],
     attrs: [],
+  },
+  {
+    name: 'attention',
+    inputs: [input('q'), input('k', '?'), input('v', '?'), input('key_mask', '?'), input('segments', '?'), input('slopes', '?')],
+    attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'causal', type: 'flag' }, { name: 'window', type: 'integer' }, { name: 'scale', type: 'number' }, { name: 'dropout', type: 'number' }, { name: 'seed', type: 'integer' }, { name: 'offset', type: 'integer' }, { name: 'kv_length', type: 'integer' }],
+  },
+  {
+    name: 'attention_backward',
+    inputs: [input('grad_out'), input('q'), input('k', '?'), input('v', '?'), input('out'), input('lse'), input('key_mask', '?'), input('segments', '?'), input('slopes', '?')],
+    attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'causal', type: 'flag' }, { name: 'window', type: 'integer' }, { name: 'scale', type: 'number' }, { name: 'dropout', type: 'number' }, { name: 'seed', type: 'integer' }, { name: 'offset', type: 'integer' }, { name: 'kv_length', type: 'integer' }],
   },
   {
     name: 'broadcast_to',
@@ -132,9 +172,34 @@ export const opTable: OpDescription[] = [
     attrs: [],
   },
   {
+    name: 'cross_entropy',
+    inputs: [input('logits'), input('targets')],
+    attrs: [{ name: 'ignore_index', type: 'integer' }, { name: 'label_smoothing', type: 'number' }],
+  },
+  {
+    name: 'cross_entropy_backward',
+    inputs: [input('grad'), input('logits'), input('targets'), input('log_sums')],
+    attrs: [{ name: 'ignore_index', type: 'integer' }, { name: 'label_smoothing', type: 'number' }],
+  },
+  {
     name: 'div',
     inputs: [input('x'), input('y')],
     attrs: [],
+  },
+  {
+    name: 'dropout',
+    inputs: [input('x')],
+    attrs: [{ name: 'p', type: 'number' }, { name: 'seed', type: 'integer' }, { name: 'offset', type: 'integer' }],
+  },
+  {
+    name: 'embedding',
+    inputs: [input('weight'), input('ids'), input('position_table', '?'), input('positions', '?')],
+    attrs: [{ name: 'offset', type: 'integer' }],
+  },
+  {
+    name: 'embedding_backward',
+    inputs: [input('grad'), input('ids', '?'), input('into', '?!')],
+    attrs: [{ name: 'rows', type: 'integer' }, { name: 'offset', type: 'integer' }],
   },
   {
     name: 'eq',
@@ -197,14 +262,34 @@ export const opTable: OpDescription[] = [
     attrs: [],
   },
   {
+    name: 'grad_norm_clip',
+    inputs: [input('grads', '*')],
+    attrs: [{ name: 'max_norm', type: 'number' }, { name: 'unscale', type: 'number' }],
+  },
+  {
     name: 'gt',
     inputs: [input('x'), input('y')],
+    attrs: [],
+  },
+  {
+    name: 'layer_norm',
+    inputs: [input('x'), input('weight', '?'), input('bias', '?')],
+    attrs: [{ name: 'eps', type: 'number' }],
+  },
+  {
+    name: 'layer_norm_backward',
+    inputs: [input('grad'), input('x'), input('weight', '?'), input('mean'), input('rstd'), input('add', '?')],
     attrs: [],
   },
   {
     name: 'le',
     inputs: [input('x'), input('y')],
     attrs: [],
+  },
+  {
+    name: 'linear_cross_entropy',
+    inputs: [input('x'), input('weight'), input('targets')],
+    attrs: [{ name: 'ignore_index', type: 'integer' }, { name: 'label_smoothing', type: 'number' }, { name: 'scale', type: 'number' }, { name: 'with_gradients', type: 'flag' }],
   },
   {
     name: 'log',
@@ -215,6 +300,16 @@ export const opTable: OpDescription[] = [
     name: 'log_backward',
     inputs: [input('grad'), input('x')],
     attrs: [],
+  },
+  {
+    name: 'log_softmax',
+    inputs: [input('x')],
+    attrs: [{ name: 'axis', type: 'integer' }],
+  },
+  {
+    name: 'log_softmax_backward',
+    inputs: [input('grad'), input('y')],
+    attrs: [{ name: 'axis', type: 'integer' }],
   },
   {
     name: 'logical_and',
@@ -292,6 +387,16 @@ export const opTable: OpDescription[] = [
     attrs: [{ name: 'axes', type: 'integers' }, { name: 'keepdims', type: 'flag' }],
   },
   {
+    name: 'random_normal',
+    inputs: [],
+    attrs: [{ name: 'shape', type: 'integers' }, { name: 'seed', type: 'integer' }, { name: 'offset', type: 'integer' }, { name: 'dtype', type: 'choice', choices: dtypes }],
+  },
+  {
+    name: 'random_uniform',
+    inputs: [],
+    attrs: [{ name: 'shape', type: 'integers' }, { name: 'seed', type: 'integer' }, { name: 'offset', type: 'integer' }, { name: 'dtype', type: 'choice', choices: dtypes }],
+  },
+  {
     name: 'reciprocal',
     inputs: [input('x')],
     attrs: [],
@@ -312,6 +417,21 @@ export const opTable: OpDescription[] = [
     attrs: [],
   },
   {
+    name: 'rms_norm',
+    inputs: [input('x'), input('weight', '?')],
+    attrs: [{ name: 'eps', type: 'number' }],
+  },
+  {
+    name: 'rms_norm_backward',
+    inputs: [input('grad'), input('x'), input('weight', '?'), input('rstd'), input('add', '?')],
+    attrs: [],
+  },
+  {
+    name: 'rotary',
+    inputs: [input('x'), input('positions', '?')],
+    attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'base', type: 'number' }, { name: 'interleaved', type: 'flag' }, { name: 'offset', type: 'integer' }, { name: 'inverse', type: 'flag' }],
+  },
+  {
     name: 'rsqrt',
     inputs: [input('x')],
     attrs: [],
@@ -325,6 +445,11 @@ export const opTable: OpDescription[] = [
     name: 'scale',
     inputs: [input('x')],
     attrs: [{ name: 'factor', type: 'number' }, { name: 'offset', type: 'number' }],
+  },
+  {
+    name: 'sgd',
+    inputs: [input('clip', '?'), input('tensors', '?*!')],
+    attrs: [{ name: 'count', type: 'integer' }, { name: 'lr', type: 'number' }, { name: 'momentum', type: 'number' }, { name: 'dampening', type: 'number' }, { name: 'nesterov', type: 'flag' }, { name: 'weight_decay', type: 'number' }, { name: 'first', type: 'flag' }],
   },
   {
     name: 'sigmoid',
@@ -360,6 +485,26 @@ export const opTable: OpDescription[] = [
     name: 'sin_backward',
     inputs: [input('grad'), input('x')],
     attrs: [],
+  },
+  {
+    name: 'slice',
+    inputs: [input('x')],
+    attrs: [{ name: 'start', type: 'integers' }, { name: 'stop', type: 'integers' }, { name: 'step', type: 'integers' }],
+  },
+  {
+    name: 'slice_backward',
+    inputs: [input('grad')],
+    attrs: [{ name: 'start', type: 'integers' }, { name: 'stop', type: 'integers' }, { name: 'step', type: 'integers' }, { name: 'shape', type: 'integers' }],
+  },
+  {
+    name: 'softmax',
+    inputs: [input('x')],
+    attrs: [{ name: 'axis', type: 'integer' }],
+  },
+  {
+    name: 'softmax_backward',
+    inputs: [input('grad'), input('y')],
+    attrs: [{ name: 'axis', type: 'integer' }],
   },
   {
     name: 'sqrt',
@@ -415,5 +560,10 @@ export const opTable: OpDescription[] = [
     name: 'where',
     inputs: [input('condition'), input('x'), input('y')],
     attrs: [],
+  },
+  {
+    name: 'write_slice',
+    inputs: [input('target', '!'), input('source')],
+    attrs: [{ name: 'start', type: 'integers' }],
   },
 ]

@@ -53,7 +53,11 @@ export const count = (shape: readonly number[]) => shape.reduce((n, d) => n * d,
 /** A host tensor from its elements or from a function of the flat index. */
 export function host(shape: readonly number[], data: ArrayLike<number> | ((index: number) => number)): HostTensor {
   const n = count(shape)
-  if (typeof data === 'function') return { shape, data: Float64Array.from({ length: n }, (_, i) => data(i)) }
+  if (typeof data === 'function') {
+    const values = new Float64Array(n)
+    for (let i = 0; i < n; ++i) values[i] = data(i)
+    return { shape, data: values }
+  }
   if (data.length !== n) throw new Error(`reference: shape [${shape.join(', ')}] needs ${n} numbers, got ${data.length}`)
   return { shape, data: Float64Array.from(data) }
 }
@@ -82,17 +86,19 @@ export function prepare(seed: string, specs: readonly InputSpec[], tested: DType
     const dtype = options.dtype ?? tested
     const random = seededRandom(`${seed}/${i}`)
     const raw = typeof values === 'function' ? host(shape, (k) => values(random, k)) : host(shape, values)
+    const data = dtype === 'f64' ? raw.data : raw.data.map((x) => roundTo(dtype, x))
     return {
       shape,
       dtype,
-      data: raw.data.map((x) => roundTo(dtype, x)),
+      data,
       grad: isFloating(dtype) && options.grad !== false,
     }
   })
 }
 
 export function toDevice(input: Prepared, device: Device, dtype: DType = input.dtype, requiresGrad = false): Tensor {
-  return tensor(input.data, input.shape, { dtype, device, requiresGrad })
+  const data = dtype === 'f32' ? new Float32Array(input.data) : input.data
+  return tensor(data, input.shape, { dtype, device, requiresGrad })
 }
 
 /** Weights of a sum over one output, the starting gradient of backward(). */
