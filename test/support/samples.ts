@@ -6,6 +6,9 @@ import { tensor, type Tensor } from '../../lib/tensor/tensor'
 import { isFloating } from '../../lib/native/dtype'
 import { roundTo } from './tolerance'
 
+// Globals are slow to reach from within jest.
+const { cos, fround, imul, log, sqrt, PI } = Math
+
 /** A dense row-major array of the reference. */
 export interface HostTensor {
   shape: readonly number[]
@@ -64,16 +67,16 @@ export function host(shape: readonly number[], data: ArrayLike<number> | ((index
 
 function seededRandom(seed: string): Random {
   let state = 2166136261
-  for (let i = 0; i < seed.length; ++i) state = Math.imul(state ^ seed.charCodeAt(i), 16777619)
+  for (let i = 0; i < seed.length; ++i) state = imul(state ^ seed.charCodeAt(i), 16777619)
   const next = () => {
     state = (state + 0x6d2b79f5) | 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
+    let t = imul(state ^ (state >>> 15), 1 | state)
+    t = (t + imul(t ^ (t >>> 7), 61 | t)) ^ t
     return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
   }
   return {
     uniform: (low, high) => low + (high - low) * next(),
-    normal: () => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next()),
+    normal: () => sqrt(-2 * log(1 - next())) * cos(2 * PI * next()),
   }
 }
 
@@ -86,7 +89,9 @@ export function prepare(seed: string, specs: readonly InputSpec[], tested: DType
     const dtype = options.dtype ?? tested
     const random = seededRandom(`${seed}/${i}`)
     const raw = typeof values === 'function' ? host(shape, (k) => values(random, k)) : host(shape, values)
-    const data = dtype === 'f64' ? raw.data : raw.data.map((x) => roundTo(dtype, x))
+    const { data } = raw
+    if (dtype === 'f32') for (let k = 0; k < data.length; ++k) data[k] = fround(data[k])
+    else if (dtype !== 'f64') for (let k = 0; k < data.length; ++k) data[k] = roundTo(dtype, data[k])
     return {
       shape,
       dtype,
