@@ -168,7 +168,8 @@ export class Tensor {
   }
 }
 
-function decode(dtype: DType, data: HostArray): ArrayLike<number> {
+/** @internal Host data of a format as numbers. */
+export function decode(dtype: DType, data: HostArray): ArrayLike<number> {
   if (dtype === 'f16') return Array.from(data as Uint16Array, f16ToNumber)
   if (dtype === 'bf16') return Array.from(data as Uint16Array, bf16ToNumber)
   if (dtype === 'i64') return Array.from(data as BigInt64Array, Number)

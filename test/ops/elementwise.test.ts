@@ -1,4 +1,5 @@
 // Elementwise functions of one and of two tensors.
+import { backward } from '../../lib/autograd/backward'
 import * as ops from '../../lib/ops/elementwise'
 import type { OpName } from '../../lib/native/ops.gen'
 import type { DType } from '../../lib/native/dtype'
@@ -13,6 +14,8 @@ interface Unary {
   values?: Draw
   integers?: boolean
   noGradient?: string
+  /** 1 + erf and 1 + tanh cancel for negative x. */
+  errorScale?: 'tensor'
 }
 
 const withGradient = (name: OpName): OpName[] => [name, `${name}_backward` as OpName]
@@ -41,11 +44,13 @@ const unary: Record<string, Unary> = {
       return r(half(x, r) * r(1 + r(Math.tanh(u))))
     },
     ops: withGradient('gelu_tanh'),
+    errorScale: 'tensor',
   },
   geluErf: {
     f: (x) => ops.gelu(x, 'none'),
     reference: (x, r) => r(half(x, r) * r(1 + r(erf(r(x * r(Math.SQRT1_2)))))),
     ops: withGradient('gelu_erf'),
+    errorScale: 'tensor',
   },
   silu: { f: ops.silu, reference: (x, r) => r(x * sigmoid(x, r)), ops: withGradient('silu') },
   sign: { f: ops.sign, reference: Math.sign, ops: ['sign'], integers: true, noGradient: 'constant almost everywhere' },
@@ -56,7 +61,7 @@ const shapes = [[], [1], [0, 4], [2, 33], [5, 1, 7], [3, 31]]
 const floating: DType[] = ['f32', 'f16', 'bf16', 'f64']
 const whole: DType[] = ['i8', 'u8', 'i32', 'i64']
 
-for (const [name, { f, reference, ops: native, values, integers: has, noGradient }] of Object.entries(unary)) {
+for (const [name, { f, reference, ops: native, values, integers: has, noGradient, errorScale }] of Object.entries(unary)) {
   const input = (shape: number[]): InputSpec => ({ shape, values })
   opCase({
     name,
@@ -66,6 +71,7 @@ for (const [name, { f, reference, ops: native, values, integers: has, noGradient
     samples: shapes.map((shape) => [input(shape)]),
     dtypes: floating,
     noGradient,
+    errorScale,
     bench: [{ inputs: [input([1024, 1024])] }],
   })
   if (has) {
@@ -100,14 +106,17 @@ interface Binary {
   integers?: boolean
 }
 
+// Never equal, nor close.
+const distinct = { first: integers(-4, 4), second: ((random, i) => integers(-4, 4)(random, i) + 0.5) as Draw }
+
 const binary: Record<string, Binary> = {
   add: { f: ops.add, reference: (x, y) => x + y, ops: ['add', 'sum'], integers: true },
   sub: { f: ops.sub, reference: (x, y) => x - y, ops: ['sub', 'sum'], integers: true },
   mul: { f: ops.mul, reference: (x, y) => x * y, ops: ['mul', 'sum'], integers: true },
   div: { f: ops.div, reference: (x, y) => x / y, ops: ['div', 'sum'], second: uniform(0.5, 2) },
   pow: { f: ops.pow, reference: Math.pow, ops: ['pow', 'log', 'where'], first: uniform(0.3, 2), second: uniform(-2, 3) },
-  minimum: { f: ops.minimum, reference: Math.min, ops: ['minimum', 'where'], integers: true },
-  maximum: { f: ops.maximum, reference: Math.max, ops: ['maximum', 'where'], integers: true },
+  minimum: { f: ops.minimum, reference: Math.min, ops: ['minimum', 'where'], ...distinct, integers: true },
+  maximum: { f: ops.maximum, reference: Math.max, ops: ['maximum', 'where'], ...distinct, integers: true },
 }
 
 const pairs: [number[], number[]][] = [
@@ -239,6 +248,13 @@ jestOnly(() => {
     const x = tensor(new Int32Array([2 ** 31 - 1, -(2 ** 31)]))
     expect([...(await ops.add(x, tensor(new Int32Array([1, -1]))).data())]).toEqual([-(2 ** 31), 2 ** 31 - 1])
     expect(() => ops.exp(x)).toThrow(expect.objectContaining({ code: 'ERR_DTYPE', message: expect.stringContaining('exp: x is i32') }))
+  })
+
+  test('equal numbers share the gradient of the maximum', async () => {
+    const x = tensor([1, 2], null, { requiresGrad: true })
+    const y = tensor([1, 3], null, { requiresGrad: true })
+    backward(ops.maximum(x, y), tensor([4, 6]))
+    expect([[...(await x.grad!.toFloat32())], [...(await y.grad!.toFloat32())]]).toEqual([[2, 0], [2, 6]])
   })
 
   test('shapes of the reference itself', () => {

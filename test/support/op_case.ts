@@ -18,7 +18,7 @@ import { isFloating, type DType } from '../../lib/native/dtype'
 import { backward } from '../../lib/autograd/backward'
 import { getDevice, type Device } from '../../lib/tensor/device'
 import { scope } from '../../lib/tensor/scope'
-import type { Tensor } from '../../lib/tensor/tensor'
+import { decode, type Tensor } from '../../lib/tensor/tensor'
 import { testDevices, withGuards, withThreads } from './devices'
 import { finiteDifferences, positions } from './gradcheck'
 import { count, prepare, seedWeights, toDevice, type HostTensor, type InputSpec, type Prepared } from './samples'
@@ -94,13 +94,33 @@ export async function collectCases(load: () => unknown): Promise<readonly OpCase
 }
 
 const underJest = () => typeof (globalThis as { describe?: unknown }).describe === 'function'
+const empty = new Uint8Array(0)
 const list = <T>(value: T | readonly T[]): T[] => (Array.isArray(value) ? [...value] : [value as T])
 const normalized = (sample: readonly InputSpec[] | Sample<unknown>): Sample<unknown> =>
   Array.isArray(sample) ? { inputs: sample } : (sample as Sample<unknown>)
 
+interface Result {
+  shape: readonly number[]
+  dtype: DType
+  bytes: Uint8Array
+  values: Float64Array
+}
 interface Outcome {
-  tensors: { shape: readonly number[]; dtype: DType; values: Float64Array; bytes: Uint8Array }[]
-  grads: (Float64Array | null)[]
+  tensors: Result[]
+  grads: (Result | null)[]
+}
+
+async function download(tensor: Tensor): Promise<Result> {
+  const data = await tensor.data()
+  const { shape, dtype } = tensor
+  return {
+    shape,
+    dtype,
+    bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+    get values() {
+      return Float64Array.from(decode(dtype, data))
+    },
+  }
 }
 
 /** One run of a case on a device; with `seeds`, also its gradients. */
@@ -127,18 +147,10 @@ async function execute(
     })
   }
   const tensors = []
-  for (const output of outputs) {
-    const data = await output.data()
-    tensors.push({
-      shape: output.shape,
-      dtype: output.dtype,
-      values: await output.toFloat64(),
-      bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
-    })
-  }
+  for (const output of outputs) tensors.push(await download(output))
   const grads = []
   for (const tensor of given) {
-    grads.push(tensor?.grad ? await tensor.grad.toFloat64() : null)
+    grads.push(tensor?.grad ? await download(tensor.grad) : null)
     tensor?.grad?.dispose()
   }
   for (const tensor of [...outputs, ...given]) tensor?.dispose()
@@ -146,13 +158,12 @@ async function execute(
 }
 
 function expectSameBits(what: string, a: Outcome, b: Outcome): void {
+  const same = (x: Result | null, y: Result | null) => Buffer.compare(x?.bytes ?? empty, y?.bytes ?? empty) === 0
   a.tensors.forEach((tensor, i) => {
-    const other = b.tensors[i]
-    if (Buffer.compare(tensor.bytes, other.bytes) !== 0) throw new Error(`${what}: output ${i} has other bits`)
+    if (!same(tensor, b.tensors[i])) throw new Error(`${what}: output ${i} has other bits`)
   })
   a.grads.forEach((grad, i) => {
-    const other = b.grads[i]
-    if (grad && !grad.every((x, k) => Object.is(x, other![k]))) throw new Error(`${what}: gradient ${i} has other bits`)
+    if (!same(grad, b.grads[i])) throw new Error(`${what}: gradient ${i} has other bits`)
   })
 }
 
@@ -206,7 +217,7 @@ function defineTests(spec: OpCase<unknown>): void {
             const wide = await execute(spec, device, inputs, sample.attrs, seeds, 1, 'f64')
             const allowed = spec.gradTolerance?.[dtype] ?? 16 * epsilonOf(dtype)
             wide.grads.forEach((grad, k) => {
-              if (grad) expectNear(`${where} gradient ${k}`, first.grads[k]!, grad, allowed, 1e-3)
+              if (grad) expectNear(`${where} gradient ${k}`, first.grads[k]!.values, grad.values, allowed, 1e-3)
             })
           }
         }
@@ -227,13 +238,13 @@ function defineTests(spec: OpCase<unknown>): void {
               inputs.forEach((input, k) => {
                 if (!input?.grad) return
                 const where = `${spec.name} sample ${i} output ${output} gradient ${k}`
-                const grad = grads[k] ?? new Float64Array(input.data.length)
+                const grad = grads[k]?.values ?? new Float64Array(input.data.length)
                 expect(grad).toHaveLength(input.data.length)
                 const at = positions(input.data.length)
                 const f = () => reference(inputs, sample.attrs, exact('f64'))[output]
                 const numeric = finiteDifferences(f, input, weights, at)
                 expectNear(where, Float64Array.from(at, (p) => grad[p]), numeric, 1e-6, 1e-2)
-                if (grads[k]) expectNear(`${where}, added`, twice.grads[k]!, grad.map((x) => 2 * x), 1e-12, 1e-2)
+                if (grads[k]) expectNear(`${where}, added`, twice.grads[k]!.values, grad.map((x) => 2 * x), 1e-12, 1e-2)
               })
             }
           }

@@ -6,6 +6,9 @@ import { tensor, type Tensor } from '../../lib/tensor/tensor'
 import { isFloating } from '../../lib/native/dtype'
 import { roundTo } from './tolerance'
 
+// Globals are slow to reach from within jest.
+const { cos, fround, imul, log, sqrt, PI } = Math
+
 /** A dense row-major array of the reference. */
 export interface HostTensor {
   shape: readonly number[]
@@ -53,23 +56,27 @@ export const count = (shape: readonly number[]) => shape.reduce((n, d) => n * d,
 /** A host tensor from its elements or from a function of the flat index. */
 export function host(shape: readonly number[], data: ArrayLike<number> | ((index: number) => number)): HostTensor {
   const n = count(shape)
-  if (typeof data === 'function') return { shape, data: Float64Array.from({ length: n }, (_, i) => data(i)) }
+  if (typeof data === 'function') {
+    const values = new Float64Array(n)
+    for (let i = 0; i < n; ++i) values[i] = data(i)
+    return { shape, data: values }
+  }
   if (data.length !== n) throw new Error(`reference: shape [${shape.join(', ')}] needs ${n} numbers, got ${data.length}`)
   return { shape, data: Float64Array.from(data) }
 }
 
 function seededRandom(seed: string): Random {
   let state = 2166136261
-  for (let i = 0; i < seed.length; ++i) state = Math.imul(state ^ seed.charCodeAt(i), 16777619)
+  for (let i = 0; i < seed.length; ++i) state = imul(state ^ seed.charCodeAt(i), 16777619)
   const next = () => {
     state = (state + 0x6d2b79f5) | 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
+    let t = imul(state ^ (state >>> 15), 1 | state)
+    t = (t + imul(t ^ (t >>> 7), 61 | t)) ^ t
     return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
   }
   return {
     uniform: (low, high) => low + (high - low) * next(),
-    normal: () => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next()),
+    normal: () => sqrt(-2 * log(1 - next())) * cos(2 * PI * next()),
   }
 }
 
@@ -82,17 +89,21 @@ export function prepare(seed: string, specs: readonly InputSpec[], tested: DType
     const dtype = options.dtype ?? tested
     const random = seededRandom(`${seed}/${i}`)
     const raw = typeof values === 'function' ? host(shape, (k) => values(random, k)) : host(shape, values)
+    const { data } = raw
+    if (dtype === 'f32') for (let k = 0; k < data.length; ++k) data[k] = fround(data[k])
+    else if (dtype !== 'f64') for (let k = 0; k < data.length; ++k) data[k] = roundTo(dtype, data[k])
     return {
       shape,
       dtype,
-      data: raw.data.map((x) => roundTo(dtype, x)),
+      data,
       grad: isFloating(dtype) && options.grad !== false,
     }
   })
 }
 
 export function toDevice(input: Prepared, device: Device, dtype: DType = input.dtype, requiresGrad = false): Tensor {
-  return tensor(input.data, input.shape, { dtype, device, requiresGrad })
+  const data = dtype === 'f32' ? new Float32Array(input.data) : input.data
+  return tensor(data, input.shape, { dtype, device, requiresGrad })
 }
 
 /** Weights of a sum over one output, the starting gradient of backward(). */
