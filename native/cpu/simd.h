@@ -43,8 +43,9 @@ struct Lanes<double> {
   static constexpr int n = kVd;
 };
 
-LF_INLINE Vf splat(float x) { return Vf{} + x; }
-LF_INLINE Vd splat(double x) { return Vd{} + x; }
+// x - 0 is x for every x (0 + x is not, for -0), so this is one broadcast.
+LF_INLINE Vf splat(float x) { return x - Vf{}; }
+LF_INLINE Vd splat(double x) { return x - Vd{}; }
 template <class V>
 LF_INLINE V constant(double x) {
   if constexpr (sizeof(V{}[0]) == 4) {
