@@ -13,10 +13,10 @@ export const demoPreset = {
   heads: 4,
   context: 128,
   batch: 8,
-  steps: 1200,
+  steps: 3200,
   lr: 2e-3,
   beta2: 0.99,
-  evalEvery: 300,
+  evalEvery: 800,
   evalTokens: 32_768,
 } satisfies Partial<TrainConfig>
 

@@ -9,7 +9,7 @@ export interface ClipOptions {
 }
 
 /**
- * The norm over all gradients together, [1], as they are; and what optimisers need to clip them: f32 [2], the factor of
+ * The norm over all gradients together, [1], as they are; and what optimisers need to clip them: [2], the factor of
  * every gradient and a flag that is 1 when the norm is not finite (then updates are skipped).
  */
 export function clipGradNorm(grads: readonly Tensor[], options: ClipOptions = {}): { norm: Tensor; clip: Tensor } {

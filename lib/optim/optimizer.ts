@@ -31,7 +31,7 @@ export abstract class Optimizer {
   constructor(readonly groups: ParameterGroup[]) {}
 
   /**
-   * One update from the parameters' gradients. `clip` is f32 [2] on the device: every gradient is multiplied by its first
+   * One update from the parameters' gradients. `clip` is [2] on the device: every gradient is multiplied by its first
    * number, and nothing changes when the second is not 0. See clipGradNorm().
    */
   step(lr: number, clip?: Tensor | null): void {

@@ -12,7 +12,7 @@ namespace lf::cpu {
 namespace {
 
 struct Entry {
-  double flops_per_round = 0;
+  int64_t flops_per_round = 0;
   PeakFn body = nullptr;
 };
 constexpr int kLevels = 3;
@@ -24,7 +24,7 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 }  // namespace
 
-void register_peak(int level, DType, bool native_bf16, double flops_per_round, PeakFn body) {
+void register_peak(int level, DType, bool native_bf16, int64_t flops_per_round, PeakFn body) {
   (native_bf16 ? g_native_bf16 : g_f32[level]) = {flops_per_round, body};
 }
 
@@ -43,7 +43,7 @@ double measured_peak_gflops(DType dtype) {
       volatile float keep = sink[0];
       (void)keep;
     });
-    best = std::max(best, static_cast<double>(threads * kRounds) * entry.flops_per_round / seconds_since(start) / 1e9);
+    best = std::max(best, static_cast<double>(threads * kRounds * entry.flops_per_round) / seconds_since(start) / 1e9);
   }
   return best;
 }

@@ -9,6 +9,6 @@ double measured_bandwidth_gbs();           // reads of a buffer larger than the 
 
 // `flops_per_round` of one call body(rounds, sink); see cpu/isa/peak_kernels.inl.
 using PeakFn = void (*)(int64_t rounds, float* sink);
-void register_peak(int level, DType dtype, bool native_bf16, double flops_per_round, PeakFn body);
+void register_peak(int level, DType dtype, bool native_bf16, int64_t flops_per_round, PeakFn body);
 
 }  // namespace lf::cpu

@@ -20,8 +20,8 @@ void check_group(OpCall& call, int states) {
     call.fail(kArgument, "%lld tensors for %lld parameters; needs parameters, gradients, %d state tensors each and maybe copies",
               (long long)given, (long long)count, states);
   }
-  if (call.has(0) && (call.in(0).numel != 2 || call.in(0).dtype != DType::kF32)) {
-    call.fail(kShape, "clip is %s, needs f32 [2]", view_text(call.in(0)).c_str());
+  if (call.has(0) && (call.in(0).numel != 2 || (call.in(0).dtype != DType::kF32 && call.in(0).dtype != DType::kF64))) {
+    call.fail(kShape, "clip is %s, needs f32 or f64 [2]", view_text(call.in(0)).c_str());
   }
   for (int64_t i = 0; i < count; ++i) {
     const TensorView& parameter = call.in(static_cast<int>(1 + i));
@@ -99,7 +99,7 @@ LF_OP({.name = "sgd",
            },
        .cost = [](const OpCall& call) { return group_cost(call, call.number(2) != 0 ? 1 : 0, 6); }})
 
-// -> norm [1] of all gradients together; clip f32 [2] = [unscale * min(1, max_norm / (norm * unscale + 1e-6)), norm not
+// -> norm [1] of all gradients together; clip [2] = [unscale * min(1, max_norm / (norm * unscale + 1e-6)), norm not
 // finite]. max_norm 0 does not clip. `unscale` undoes a loss scale first.
 LF_OP({.name = "grad_norm_clip",
        .inputs = {{.name = "grads", .variadic = true}},
@@ -112,8 +112,9 @@ LF_OP({.name = "grad_norm_clip",
                if (dtype != DType::kF32 && dtype != DType::kF64) call.fail(kDType, "gradient %d is %s, needs f32 or f64", i, dtype_name(dtype));
                f64 = f64 && dtype == DType::kF64;
              }
-             call.output(f64 ? DType::kF64 : DType::kF32, {1});
-             call.output(DType::kF32, {2});
+             const DType dtype = f64 ? DType::kF64 : DType::kF32;
+             call.output(dtype, {1});
+             call.output(dtype, {2});
            },
        .cost =
            [](const OpCall& call) {
@@ -176,8 +177,9 @@ struct Clip {
   bool skip = false;
   explicit Clip(const TensorView& clip) {
     if (!clip.present()) return;
-    multiplier = static_cast<double>(clip.as<const float>()[0]);
-    skip = clip.as<const float>()[1] != 0;
+    const bool f64 = clip.dtype == DType::kF64;
+    multiplier = f64 ? clip.as<const double>()[0] : static_cast<double>(clip.as<const float>()[0]);
+    skip = (f64 ? clip.as<const double>()[1] : static_cast<double>(clip.as<const float>()[1])) != 0;
   }
 };
 
@@ -302,17 +304,22 @@ int32_t grad_norm_clip(const KernelArgs* args) {
   double total = 0;
   for (int64_t chunk = 0; chunk < first[count]; ++chunk) total += partial[chunk];
   const double norm = __builtin_sqrt(total), max_norm = args->number(0), unscale = args->number(1);
-  const TensorView& out = args->outputs[0];
-  if (out.dtype == DType::kF64) out.as<double>()[0] = norm;
-  else out.as<float>()[0] = static_cast<float>(norm);
   double multiplier = unscale;
   if (max_norm > 0) {
     const double share = max_norm / (norm * unscale + 1e-6);
     if (share < 1) multiplier *= share;
   }
-  float* clip = args->outputs[1].as<float>();
-  clip[0] = static_cast<float>(multiplier);
-  clip[1] = norm - norm == 0 ? 0.0f : 1.0f;  // infinite and NaN norms fail this
+  const double skip = norm - norm == 0 ? 0 : 1;  // infinite and NaN norms fail this
+  const TensorView &norm_out = args->outputs[0], &clip_out = args->outputs[1];
+  if (norm_out.dtype == DType::kF64) {
+    norm_out.as<double>()[0] = norm;
+    clip_out.as<double>()[0] = multiplier;
+    clip_out.as<double>()[1] = skip;
+  } else {
+    norm_out.as<float>()[0] = static_cast<float>(norm);
+    clip_out.as<float>()[0] = static_cast<float>(multiplier);
+    clip_out.as<float>()[1] = static_cast<float>(skip);
+  }
   return kOk;
 }
 
