@@ -7,6 +7,8 @@ export interface OpAttrs {
   accumulate: Record<string, never>
   adamw: { count: number; lr: number; beta1: number; beta2: number; eps: number; weight_decay: number; step: number }
   add: Record<string, never>
+  argmax: { axes: readonly number[]; keepdims: boolean }
+  argmin: { axes: readonly number[]; keepdims: boolean }
   attention: { heads: number; kv_heads: number; causal: boolean; window: number; scale: number; dropout: number; seed: number; offset: number; kv_length: number }
   attention_backward: { heads: number; kv_heads: number; causal: boolean; window: number; scale: number; dropout: number; seed: number; offset: number; kv_length: number }
   broadcast_to: { shape: readonly number[] }
@@ -42,6 +44,7 @@ export interface OpAttrs {
   log_backward: Record<string, never>
   log_softmax: { axis: number }
   log_softmax_backward: { axis: number }
+  log_sum_exp: { axes: readonly number[]; keepdims: boolean }
   logical_and: Record<string, never>
   logical_not: Record<string, never>
   logical_or: Record<string, never>
@@ -135,6 +138,16 @@ export const opTable: OpDescription[] = [
     name: 'add',
     inputs: [input('x'), input('y')],
     attrs: [],
+  },
+  {
+    name: 'argmax',
+    inputs: [input('x')],
+    attrs: [{ name: 'axes', type: 'integers' }, { name: 'keepdims', type: 'flag' }],
+  },
+  {
+    name: 'argmin',
+    inputs: [input('x')],
+    attrs: [{ name: 'axes', type: 'integers' }, { name: 'keepdims', type: 'flag' }],
   },
   {
     name: 'attention',
@@ -310,6 +323,11 @@ export const opTable: OpDescription[] = [
     name: 'log_softmax_backward',
     inputs: [input('grad'), input('y')],
     attrs: [{ name: 'axis', type: 'integer' }],
+  },
+  {
+    name: 'log_sum_exp',
+    inputs: [input('x')],
+    attrs: [{ name: 'axes', type: 'integers' }, { name: 'keepdims', type: 'flag' }],
   },
   {
     name: 'logical_and',

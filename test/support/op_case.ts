@@ -137,7 +137,7 @@ async function execute(
   const given = inputs.map((input) => input && toDevice(input, device, format(input), Boolean(seeds && input.grad)))
   let outputs: Tensor[] = []
   for (let pass = 0; pass < repeats; ++pass) {
-    for (const output of outputs) output.dispose()
+    for (const output of outputs) if (!given.includes(output)) output.dispose()
     outputs = scope(() => {
       const out = list(spec.run(given as Tensor[], attrs))
       seeds?.forEach((seed, i) => {

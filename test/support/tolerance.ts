@@ -32,7 +32,8 @@ export function roundTo(dtype: DType, x: number): number {
   if (dtype === 'f32') return Math.fround(x)
   if (dtype === 'bf16') return bf16ToNumber(numberToBf16(x))
   if (dtype === 'f16') return f16ToNumber(numberToF16(x))
-  return x
+  if (dtype === 'bool') return x ? 1 : 0
+  return dtype === 'f64' ? x : Math.trunc(x)
 }
 
 export const exact = (dtype: DType): Rounding => Object.assign((x: number) => x, { store: (x: number) => x, dtype })
