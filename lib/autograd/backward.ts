@@ -46,7 +46,7 @@ class Context implements GradientContext {
   }
 }
 
-/** Runs one tape from given output gradients. Inner gradients live in `grads` by tensor id. */
+/** Runs one tape from the gradients in `grads`, by tensor id. They must be kept; they are disposed here, like all inner ones. */
 export function backwardTape(tape: Tape, grads: Map<number, Tensor>): void {
   noGrad(() => {
     for (let r = tape.records.length - 1; r >= 0; --r) {

@@ -2,8 +2,8 @@
 // asked for (Chen et al., arXiv 1604.06174). The numbers are bit for bit those without checkpointing, dropout included,
 // because random operators draw from named blocks and the second run starts from the same generator state.
 import { defaultGenerator } from '../tensor/random'
-import { scope } from '../tensor/scope'
-import { setRequiresGrad, type Tensor } from '../tensor/tensor'
+import { adopt, keep, scope } from '../tensor/scope'
+import type { Tensor } from '../tensor/tensor'
 import { backwardTape } from './backward'
 import { currentTape, noGrad, recordAlways, Tape, withTape } from './tape'
 
@@ -18,19 +18,20 @@ export function checkpoint(fn: (...inputs: Tensor[]) => Tensor, inputs: readonly
   recordAlways('checkpoint', inputs, [output], inputs, ([grad], saved, context) => {
     const after = defaultGenerator.state()
     defaultGenerator.restore(random)
+    // Not leaves: their gradients come together exactly as they would without checkpointing.
     const again = saved.map((input, i) => {
       const copy = input.detach()
-      return context.needs(i) ? setRequiresGrad(copy) : copy
+      copy.requiresGrad = context.needs(i)
+      return copy
     })
     const tape = new Tape()
     const result = withTape(tape, () => fn(...again))
     defaultGenerator.restore(after)
-    if (result.requiresGrad) backwardTape(tape, new Map([[result.id, grad!.alias()]]))
-    else tape.clear()
+    const grads = new Map([[result.id, keep(grad!.alias())]])
+    backwardTape(tape, grads)
     return again.map((copy) => {
-      const inputGrad = copy.grad
-      copy.grad = null
-      return inputGrad
+      const inputGrad = grads.get(copy.id)
+      return inputGrad ? adopt(inputGrad) : null
     })
   })
   return output

@@ -32,7 +32,10 @@ export interface StepContext {
   step: number
   /** The learning rate of this step; may be changed before update(). */
   lr: number
-  /** Fills the parameters' grad from all micro-batches of the step; called again, it starts from zero with the same batches. */
+  /**
+   * Fills the parameters' grad from all micro-batches of the step. Called again, it starts from zero with the same batches
+   * and the same random numbers.
+   */
   gradients(): void
   /** Clips and applies the gradients. */
   update(): void

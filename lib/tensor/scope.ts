@@ -56,6 +56,12 @@ export function keep<T extends Owned>(item: T): T {
   return item
 }
 
+/** The opposite of keep(): the innermost scope owns the tensor from now on. Returns it. */
+export function adopt<T extends Owned>(item: T): T {
+  currentScope()?.add(item)
+  return item
+}
+
 /**
  * Runs `fn` and disposes every tensor made inside it, except those in its return value (a tensor, or arrays, objects
  * and Maps of tensors) and those given to keep(). `fn` must be synchronous.

@@ -113,6 +113,8 @@ export class Trainer {
   private readonly options: Required<Omit<TrainerOptions, 'evalData' | 'device' | 'lossScaler'>> & { evalData?: EvaluationSource }
   private readonly techniques: Technique[]
   private readonly scaler: LossScaler | null
+  /** Where this run's randomness stands; the default generator is lent to it step by step. */
+  private random: RandomState
   private lastFlops = 0
   private lastFinish = 0
 
@@ -134,7 +136,7 @@ export class Trainer {
     }
     this.scaler = this.options.precision === 'f16' ? (options.lossScaler ?? new LossScaler()) : null
     this.techniques = orderTechniques(this.options.techniques)
-    defaultGenerator.reseed(this.options.seed)
+    this.random = { seed: this.options.seed, offset: 0 }
     options.model.setComputeDType(this.options.precision as DType)
     for (const technique of this.techniques) {
       technique.setup?.({
@@ -207,7 +209,7 @@ export class Trainer {
     const state: TrainerState = {
       step: this.step,
       optimizerSteps: optimizerState.steps,
-      random: defaultGenerator.state(),
+      random: this.random,
       scaler: this.scaler?.state() ?? null,
       techniques: {},
     }
@@ -247,7 +249,7 @@ export class Trainer {
       }
     })
     this.step = state.step
-    defaultGenerator.restore(state.random)
+    this.random = state.random
     if (state.scaler) this.scaler?.load(state.scaler)
   }
 
@@ -294,6 +296,7 @@ export class Trainer {
     const lossScale = this.scaler?.scale ?? 1
     model.train()
     let lr = schedule(step)
+    const outside = defaultGenerator.state()
     const { read: numbers } = scope(() => {
       let loss: Tensor | null = null
       let norm: Tensor | null = null
@@ -301,6 +304,7 @@ export class Trainer {
         step,
         lr,
         gradients: () => {
+          defaultGenerator.restore(this.random)
           loss = this.gradients(batches, tokens, lossScale, step)
           for (const technique of this.techniques) technique.grads?.(model.namedParameters(), step)
         },
@@ -325,6 +329,8 @@ export class Trainer {
       // Read before the scope closes: reads are ordered like everything else.
       return { read: Promise.all([loss!.item(), norm!.item()]) }
     })
+    this.random = defaultGenerator.state()
+    defaultGenerator.restore(outside)
     const done = this.device.synchronize()
     const pending = { step, lr, tokens, lossScale, numbers, done, finished: done.then(() => performance.now()) }
     // Errors surface where the step is awaited.

@@ -19,6 +19,7 @@ const layers = 4
 async function run(device: string, checkpointing: boolean) {
   seed(3)
   const where = getDevice(device)
+  await where.synchronize()
   const start = where.stats().liveBytes
   const linears = Array.from({ length: layers }, () => new Linear(width, width, { device }))
   const drop = new Dropout(0.1)
