@@ -16,8 +16,6 @@ const elsewhere: Record<string, string> = {
   grad_norm_clip: 'test/ops/clip.test.ts',
   random_normal: 'test/ops/random.test.ts',
   random_uniform: 'test/ops/random.test.ts',
-  fill: 'test/ops/creation.test.ts',
-  copy: 'test/ops/accumulate.test.ts',
 }
 
 let cases: readonly OpCase<unknown>[]
