@@ -39,7 +39,7 @@ async function measure(spec: OpCase<unknown>, shape: BenchShape<unknown>, dtype:
   const once = () => {
     scope(() => {
       const [out] = [spec.run(inputs as never, shape.attrs)].flat()
-      if (out.requiresGrad && !inputs.includes(out)) backward(out, keep(out.detach()))
+      if (out.requiresGrad && !inputs.includes(out)) backward(out, out.detach())
     })
     for (const input of inputs) {
       input?.grad?.dispose()
