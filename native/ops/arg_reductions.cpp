@@ -55,36 +55,46 @@ struct Best {
     if (later.number >= 0) take(best, later.value, later.number);
   }
   static void stretch(const T* p, int64_t n, int64_t first, Partial& best) {
-    constexpr int64_t kBlock = 512;
-    for (int64_t at = 0; at < n; at += kBlock) {
-      const int64_t end = at + kBlock < n ? at + kBlock : n;
-      // Whole blocks without a better element are the rule, and are recognised in vectors.
-      if (best.number >= 0 && !any_better(p + at, end - at, best.value)) continue;
-      for (int64_t i = at; i < end; ++i) take(best, value_of(p[i]), first + i);
+    if constexpr (kIsFloating<T>) {
+      constexpr int64_t kBlock = 512;  // elements whose best is found in vectors, before its place is looked for
+      for (int64_t at = 0; at < n; at += kBlock) {
+        const int64_t count = at + kBlock < n ? kBlock : n - at;
+        const Value top = best_of(p + at, count);
+        if (best.number >= 0 && !better(top, best.value)) continue;
+        int64_t i = at;
+        while (top == top ? value_of(p[i]) != top : value_of(p[i]) == value_of(p[i])) ++i;
+        best = {top, first + i};
+      }
+    } else {
+      for (int64_t i = 0; i < n; ++i) take(best, value_of(p[i]), first + i);
     }
   }
-  static LF_INLINE bool any_better(const T* p, int64_t n, Value best) {
-    if constexpr (kIsFloating<T>) {
-      using V = typename Lanes<T>::V;
-      const V limit = V{} + best;
-      auto found = limit != limit;  // nothing is better than NaN
-      if (best != best) return false;
-      for_lanes<T>(n, [&](int64_t i, int64_t k) {
-        // The missing lanes of the last vector repeat the limit.
-        V x = limit;
-        if (k == Lanes<T>::n) x = load(p + i);
-        else for (int64_t lane = 0; lane < k; ++lane) x[lane] = get(p + i + lane);
-        found |= (largest ? x > limit : x < limit) | (x != x);
-      });
-      for (int lane = 0; lane < Lanes<T>::n; ++lane) {
-        if (found[lane]) return true;
-      }
-      return false;
-    } else {
-      bool found = false;
-      for (int64_t i = 0; i < n; ++i) found |= largest ? p[i] > best : p[i] < best;
-      return found;
+  template <class X>
+  static LF_INLINE X choose(X best, X x) {
+    if constexpr (largest) return ((x > best) | (x != x)) ? x : best;
+    else return ((x < best) | (x != x)) ? x : best;
+  }
+  // n >= 1
+  static LF_INLINE Value best_of(const T* p, int64_t n) {
+    constexpr int64_t kLanes = Lanes<T>::n;
+    Value top = get(p);
+    if (n < kLanes) {
+      for (int64_t i = 1; i < n; ++i) top = choose(top, static_cast<Value>(get(p + i)));
+      return top;
     }
+    auto a = load(p), b = a, c = a, d = a;
+    int64_t i = kLanes;
+    for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+      a = choose(a, load(p + i));
+      b = choose(b, load(p + i + kLanes));
+      c = choose(c, load(p + i + 2 * kLanes));
+      d = choose(d, load(p + i + 3 * kLanes));
+    }
+    for (; i + kLanes <= n; i += kLanes) a = choose(a, load(p + i));
+    a = choose(choose(a, b), choose(c, d));
+    a = choose(a, load(p + n - kLanes));  // the rest; some elements a second time
+    for (int64_t k = 0; k < kLanes; ++k) top = choose(top, static_cast<Value>(a[k]));
+    return top;
   }
   static void rows(const T* p, int64_t step, int64_t n, int64_t columns, int64_t first, Partial* best) {
     for (int64_t row = 0; row < n; ++row) {

@@ -56,8 +56,13 @@ struct LogSumExp {
       const int64_t end = at + kBlock < n ? at + kBlock : n;
       Scalar max = -static_cast<Scalar>(__builtin_inf());
       int64_t i = at;
-      V best = V{} + max;
+      V best = V{} + max, other = best;  // two chains: one would wait for its own comparison
+      for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
+        best = larger(best, load(p + i));
+        other = larger(other, load(p + i + kLanes));
+      }
       for (; i + kLanes <= end; i += kLanes) best = larger(best, load(p + i));
+      best = larger(best, other);
       for (int64_t k = 0; k < kLanes; ++k) max = larger(max, static_cast<Scalar>(best[k]));
       for (; i < end; ++i) max = larger(max, static_cast<Scalar>(get(p + i)));
       V sum{};

@@ -69,16 +69,24 @@ int32_t where(const KernelArgs* args) {
       const uint8_t* c = args->inputs[0].as<uint8_t>() + offsets[0];
       const T *x = args->inputs[1].as<T>() + offsets[1], *y = args->inputs[2].as<T>() + offsets[2];
       T* z = out.as<T>() + at;
-      if (c_step && x_step && y_step) {
-        for (int64_t i = 0; i < n; ++i) z[i] = c[i] ? x[i] : y[i];
-      } else if (c_step && x_step) {
-        const T other = *y;
-        for (int64_t i = 0; i < n; ++i) z[i] = c[i] ? x[i] : other;
-      } else if (c_step && y_step) {
-        const T other = *x;
-        for (int64_t i = 0; i < n; ++i) z[i] = c[i] ? other : y[i];
+      // Both sides are read before the choice, so that it becomes a blend.
+      const auto choose = [=](auto&& first, auto&& second) {
+        for (int64_t i = 0; i < n; ++i) {
+          const T a = first(i), b = second(i);
+          z[i] = c[i] ? a : b;
+        }
+      };
+      const T x0 = *x, y0 = *y;
+      const auto run_x = [=](int64_t i) { return x[i]; };
+      const auto run_y = [=](int64_t i) { return y[i]; };
+      const auto one_x = [=](int64_t) { return x0; };
+      const auto one_y = [=](int64_t) { return y0; };
+      if (!c_step) {
+        for (int64_t i = 0; i < n; ++i) z[i] = *c ? x[i * x_step] : y[i * y_step];
+      } else if (x_step) {
+        y_step ? choose(run_x, run_y) : choose(run_x, one_y);
       } else {
-        for (int64_t i = 0; i < n; ++i) z[i] = c[i * c_step] ? x[i * x_step] : y[i * y_step];
+        y_step ? choose(one_x, run_y) : choose(one_x, one_y);
       }
     });
   });

@@ -33,6 +33,7 @@ export function roundTo(dtype: DType, x: number): number {
   if (dtype === 'bf16') return bf16ToNumber(numberToBf16(x))
   if (dtype === 'f16') return f16ToNumber(numberToF16(x))
   if (dtype === 'bool') return x ? 1 : 0
+  if (dtype === 'u8') return Math.trunc(x) & 255
   return dtype === 'f64' ? x : Math.trunc(x)
 }
 

@@ -1,0 +1,84 @@
+// Times every operator: each case of test/ops in its benchmark shapes, forwards and backwards, operator by operator as the
+// device's profile tells them apart. The numbers beside the seconds are bytes and FLOPs of the operator's own cost rule.
+//
+//   node scripts/run_ts.mjs bench/ops/run.ts [part of a case's name] [--dtype bf16] [--threads 1]
+import { readdirSync } from 'node:fs'
+import { addon } from '../../lib/native/binding'
+import { isFloating, type DType } from '../../lib/native/dtype'
+import { backward } from '../../lib/autograd/backward'
+import { getDevice, type OpProfile } from '../../lib/tensor/device'
+import { keep, scope } from '../../lib/tensor/scope'
+import { collectCases, type BenchShape, type OpCase } from '../../test/support/op_case'
+import { prepare, toDevice } from '../../test/support/samples'
+
+const batchSeconds = 0.02
+const batches = 5
+
+const options = process.argv.slice(2)
+function option(name: string): string | undefined {
+  const at = options.indexOf(name)
+  return at < 0 ? undefined : options.splice(at, 2)[1]
+}
+const onlyDType = option('--dtype') as DType | undefined
+const threads = option('--threads')
+if (threads) addon.setThreads(Number(threads))
+const device = getDevice(option('--device') ?? 'cpu')
+const [part = ''] = options
+
+const files = readdirSync('test/ops').filter((file) => file.endsWith('.test.ts') && !file.startsWith('coverage'))
+const cases = await collectCases(async () => {
+  for (const file of files) await import(`../../test/ops/${file.slice(0, -'.test.ts'.length)}.test.ts`)
+})
+
+/** Per operator, the fastest of several batches that each run for a while. */
+async function measure(spec: OpCase<unknown>, shape: BenchShape<unknown>, dtype: DType): Promise<OpProfile[]> {
+  const differentiable = !spec.noGradient && isFloating(dtype)
+  const inputs = prepare(spec.name, shape.inputs, dtype).map(
+    (input) => input && keep(toDevice(input, device, input.dtype, differentiable && input.grad)),
+  )
+  const once = () => {
+    scope(() => {
+      const [out] = [spec.run(inputs as never, shape.attrs)].flat()
+      if (out.requiresGrad && !inputs.includes(out)) backward(out, out.detach())
+    })
+    for (const input of inputs) {
+      input?.grad?.dispose()
+      if (input) input.grad = null
+    }
+  }
+  const best = new Map<string, OpProfile>()
+  for (let batch = 0; batch < batches; ++batch) {
+    device.profile(true)
+    for (const end = performance.now() + 1000 * batchSeconds; performance.now() < end; ) {
+      once()
+      await device.synchronize()
+    }
+    for (const entry of device.profile(true)) {
+      const before = best.get(entry.op)
+      if (!before || entry.seconds / entry.calls < before.seconds / before.calls) best.set(entry.op, entry)
+    }
+  }
+  for (const input of inputs) input?.dispose()
+  return [...best.values()]
+}
+
+const text = (value: number) => (value >= 100 ? value.toFixed(0) : value.toPrecision(3)).padStart(8)
+console.log(`${addon.buildInfo().isa}, ${addon.threads()} threads, ${device.name}`)
+console.log(`${'case'.padEnd(24)} ${'shapes'.padEnd(26)} dtype ${'operator'.padEnd(22)}       us     GB/s  GFLOP/s`)
+for (const spec of cases) {
+  if (!spec.name.includes(part)) continue
+  for (const shape of spec.bench ?? []) {
+    const dtypes = shape.dtypes ?? (spec.dtypes ?? ['f32', 'bf16']).filter((dtype) => dtype === 'f32' || dtype === 'bf16')
+    for (const dtype of dtypes) {
+      if (onlyDType && dtype !== onlyDType) continue
+      const sizes = shape.inputs.map((input) => (input ? ('shape' in input ? input.shape : input).join('x') : '-')).join(' ')
+      for (const entry of await measure(spec, shape, dtype)) {
+        const seconds = entry.seconds / entry.calls
+        const bytes = (entry.bytesRead + entry.bytesWritten) / entry.calls
+        const numbers = [seconds * 1e6, bytes / seconds / 1e9, entry.flops / entry.calls / seconds / 1e9]
+        const head = `${spec.name.padEnd(24)} ${sizes.padEnd(26)} ${dtype.padEnd(5)} ${entry.op.padEnd(22)}`
+        console.log(`${head} ${numbers.map(text).join(' ')}`)
+      }
+    }
+  }
+}
