@@ -110,6 +110,8 @@ export class Trainer {
   /** Steps whose work has been enqueued. */
   step = 0
   readonly device: Device
+  /** On the meta device steps have bytes and FLOPs but no numbers: losses and norms are NaN. */
+  private readonly forecast: boolean
   private readonly options: Required<Omit<TrainerOptions, 'evalData' | 'device' | 'lossScaler'>> & { evalData?: EvaluationSource }
   private readonly techniques: Technique[]
   private readonly scaler: LossScaler | null
@@ -129,6 +131,7 @@ export class Trainer {
       ...Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)),
     } as unknown as typeof this.options
     this.device = getDevice(options.device ?? options.model.parameters()[0].tensor.device)
+    this.forecast = this.device.name === 'meta'
     for (const name of ['steps', 'accumulate'] as const) {
       if (!Number.isInteger(this.options[name]) || this.options[name] < 1) {
         throw new LeanformerError('ERR_OPTION', `trainer: ${name} must be a whole number above 0, got ${this.options[name]}`)
@@ -191,7 +194,7 @@ export class Trainer {
         const batch = evalData.batch(i)
         tokens += batch.tokens
         const loss = scope(() => noGrad(() => this.batchLoss(batch, 1)))
-        losses.push(loss.item())
+        losses.push(this.forecast ? Promise.resolve(NaN) : loss.item())
         loss.dispose()
         if (losses.length > 1) await losses[losses.length - 2]
       }
@@ -326,8 +329,8 @@ export class Trainer {
       }
       next()
       lr = context.lr
-      // Read before the scope closes: reads are ordered like everything else.
-      return { read: Promise.all([loss!.item(), norm!.item()]) }
+      // Read before the scope closes: reads are ordered like everything else. On meta there is nothing to read.
+      return { read: this.forecast ? Promise.resolve([NaN, NaN]) : Promise.all([loss!.item(), norm!.item()]) }
     })
     this.random = defaultGenerator.state()
     defaultGenerator.restore(outside)
@@ -341,7 +344,7 @@ export class Trainer {
 
   private async finishStep(pending: PendingStep): Promise<StepMetrics> {
     const [stats, finish, [loss, norm]] = await Promise.all([pending.done, pending.finished, pending.numbers])
-    const finite = Number.isFinite(loss) && Number.isFinite(norm)
+    const finite = this.forecast || (Number.isFinite(loss) && Number.isFinite(norm))
     if (this.scaler) {
       this.scaler.update(!finite)
       if (!finite) this.options.optimizer.steps--
