@@ -53,9 +53,12 @@ async function findByName<T>(
       { cause },
     )
   if (!/^[a-z][a-z0-9_]*$/.test(name)) throw wrong()
-  const exports = await load().catch((cause: unknown) => {
+  let exports
+  try {
+    exports = await load() // in the bundle an unknown name throws at once, elsewhere it rejects
+  } catch (cause) {
     throw wrong(cause)
-  })
+  }
   const found = Object.values(exports).find(isIt)
   if (found === undefined) throw wrong()
   return found

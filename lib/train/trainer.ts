@@ -330,7 +330,7 @@ export class Trainer {
       next()
       lr = context.lr
       // Read before the scope closes: reads are ordered like everything else. On meta there is nothing to read.
-      return { read: this.forecast ? Promise.resolve([NaN, NaN]) : Promise.all([loss!.item(), norm!.item()]) }
+      return { read: this.forecast ? Promise.resolve<[number, number]>([NaN, NaN]) : Promise.all([loss!.item(), norm!.item()]) }
     })
     this.random = defaultGenerator.state()
     defaultGenerator.restore(outside)
