@@ -28,6 +28,7 @@ export interface OpAttrs {
   exp: Record<string, never>
   exp_backward: Record<string, never>
   fill: { shape: readonly number[]; value: number; dtype: DType }
+  flip: { axes: readonly number[] }
   floor: Record<string, never>
   ge: Record<string, never>
   gelu_erf: Record<string, never>
@@ -58,6 +59,7 @@ export interface OpAttrs {
   mul: Record<string, never>
   ne: Record<string, never>
   neg: Record<string, never>
+  permute: { axes: readonly number[] }
   pow: Record<string, never>
   prod: { axes: readonly number[]; keepdims: boolean }
   random_normal: { shape: readonly number[]; seed: number; offset: number; dtype: DType }
@@ -245,6 +247,11 @@ export const opTable: OpDescription[] = [
     attrs: [{ name: 'shape', type: 'integers' }, { name: 'value', type: 'number' }, { name: 'dtype', type: 'choice', choices: dtypes }],
   },
   {
+    name: 'flip',
+    inputs: [input('x')],
+    attrs: [{ name: 'axes', type: 'integers' }],
+  },
+  {
     name: 'floor',
     inputs: [input('x')],
     attrs: [],
@@ -393,6 +400,11 @@ export const opTable: OpDescription[] = [
     name: 'neg',
     inputs: [input('x')],
     attrs: [],
+  },
+  {
+    name: 'permute',
+    inputs: [input('x')],
+    attrs: [{ name: 'axes', type: 'integers' }],
   },
   {
     name: 'pow',

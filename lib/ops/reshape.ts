@@ -1,7 +1,8 @@
-// The same numbers under another shape. Free: no copy is made.
+// The same numbers under another shape: reshape, flatten, squeeze, unsqueeze. Free: no copy is made.
 import { LeanformerError } from '../native/errors'
 import { record } from '../autograd/tape'
 import type { Tensor } from '../tensor/tensor'
+import { axisOf } from './axis'
 
 /**
  * One size may be -1 and is then worked out.
@@ -22,4 +23,35 @@ export function reshape(x: Tensor, shape: readonly number[]): Tensor {
   const out = x.viewAs(full)
   record('reshape', [x], [out], [], ([grad]) => [grad!.viewAs(from)])
   return out
+}
+
+/** Axes `from` to `to` (both included; negative ones count from the end) become one. A tensor of no axes becomes [1]. */
+export function flatten(x: Tensor, from = 0, to = -1): Tensor {
+  if (x.rank === 0) return reshape(x, [1])
+  const first = axisOf('flatten', x, from)
+  const last = axisOf('flatten', x, to)
+  if (first > last) {
+    throw new LeanformerError('ERR_SHAPE', `flatten: axis ${from} comes after axis ${to} of shape [${x.shape.join(', ')}]`)
+  }
+  const size = x.shape.slice(first, last + 1).reduce((n, d) => n * d, 1)
+  return reshape(x, [...x.shape.slice(0, first), size, ...x.shape.slice(last + 1)])
+}
+
+/**
+ * Drops an axis of size 1, or all of them without `axis`.
+ * @throws ERR_SHAPE when the axis has another size
+ */
+export function squeeze(x: Tensor, axis?: number): Tensor {
+  if (axis === undefined) return reshape(x, x.shape.filter((d) => d !== 1))
+  const at = axisOf('squeeze', x, axis)
+  if (x.shape[at] !== 1) {
+    throw new LeanformerError('ERR_SHAPE', `squeeze: axis ${axis} of shape [${x.shape.join(', ')}] has size ${x.shape[at]}, needs 1`)
+  }
+  return reshape(x, x.shape.filter((_, i) => i !== at))
+}
+
+/** A new axis of size 1 before `axis`; -1 puts it last. */
+export function unsqueeze(x: Tensor, axis: number): Tensor {
+  const at = axisOf('unsqueeze', x, axis, 1)
+  return reshape(x, [...x.shape.slice(0, at), 1, ...x.shape.slice(at)])
 }

@@ -8,7 +8,7 @@ import { run, run1, type Tensor } from '../tensor/tensor'
  */
 export function slice(x: Tensor, start: readonly number[], stop: readonly number[], step?: readonly number[]): Tensor {
   const fromEnd = (list: readonly number[]) => list.map((at, axis) => (at < 0 ? at + (x.shape[axis] ?? 0) : at))
-  const attrs = { start: fromEnd(start), stop: fromEnd(stop), step: step ?? x.shape.map(() => 1) }
+  const attrs = { start: fromEnd(start), stop: fromEnd(stop), step: step ? [...step] : x.shape.map(() => 1) }
   const out = run1('slice', [x], attrs)
   const shape = x.shape
   record('slice', [x], [out], [], ([grad]) => [run1('slice_backward', [grad], { ...attrs, shape })])

@@ -20,7 +20,7 @@ void box(const OpCall& call, const TensorView& whole, int64_t* sizes) {
       call.fail_hint(kShape, "0 <= start <= stop <= size, and step at least 1", "%lld:%lld:%lld does not fit axis %d of shape %s",
                      (long long)start, (long long)stop, (long long)step, i, shape_text(whole).c_str());
     }
-    sizes[i] = (stop - start + step - 1) / step;
+    sizes[i] = stop == start ? 0 : (stop - start - 1) / step + 1;
   }
 }
 
@@ -57,7 +57,8 @@ LF_OP({.name = "slice_backward",
            [](OpCall& call) {
              int64_t whole[kMaxRank], sizes[kMaxRank];
              const int rank = call.list_size(3);
-             for (int i = 0; i < rank && i < kMaxRank; ++i) whole[i] = call.item(3, i);
+             if (rank > kMaxRank) call.fail(kShape, "%d axes are more than %d", rank, kMaxRank);
+             for (int i = 0; i < rank; ++i) whole[i] = call.item(3, i);
              const TensorView out = make_view(call.in(0).dtype, whole, rank);
              box(call, out, sizes);
              const TensorView expected = make_view(out.dtype, sizes, rank);
@@ -158,8 +159,10 @@ int32_t slice(const KernelArgs* args) {
 int32_t slice_backward(const KernelArgs* args) {
   const TensorView& out = args->outputs[0];
   TensorView grad = args->inputs[0];
+  grad.rank = out.rank;
   for (int i = 0; i < out.rank; ++i) {
-    grad.shape[i] = (args->item(1, i) - args->item(0, i) + args->item(2, i) - 1) / args->item(2, i);
+    const int64_t span = args->item(1, i) - args->item(0, i);
+    grad.shape[i] = span == 0 ? 0 : (span - 1) / args->item(2, i) + 1;
   }
   copy_box(Box(out, grad, args, true), out, grad, true);
   return kOk;
