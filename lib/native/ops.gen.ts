@@ -11,6 +11,7 @@ export interface OpAttrs {
   attention_backward: { heads: number; kv_heads: number; causal: boolean; window: number; scale: number; dropout: number; seed: number; offset: number; kv_length: number }
   broadcast_to: { shape: readonly number[] }
   cast: { dtype: DType }
+  concat: { axis: number }
   copy: Record<string, never>
   cos: Record<string, never>
   cos_backward: Record<string, never>
@@ -157,6 +158,11 @@ export const opTable: OpDescription[] = [
     name: 'cast',
     inputs: [input('x')],
     attrs: [{ name: 'dtype', type: 'choice', choices: dtypes }],
+  },
+  {
+    name: 'concat',
+    inputs: [input('xs', '*')],
+    attrs: [{ name: 'axis', type: 'integer' }],
   },
   {
     name: 'copy',
