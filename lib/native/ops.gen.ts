@@ -29,6 +29,7 @@ export interface OpAttrs {
   fill: { shape: readonly number[]; value: number; dtype: DType }
   flip: { axes: readonly number[] }
   floor: Record<string, never>
+  gather: { axis: number }
   ge: Record<string, never>
   gelu_erf: Record<string, never>
   gelu_erf_backward: Record<string, never>
@@ -36,6 +37,8 @@ export interface OpAttrs {
   gelu_tanh_backward: Record<string, never>
   grad_norm_clip: { max_norm: number; unscale: number }
   gt: Record<string, never>
+  index_add: { axis: number; shape: readonly number[] }
+  index_select: { axis: number }
   layer_norm: { eps: number }
   layer_norm_backward: Record<string, never>
   le: Record<string, never>
@@ -57,6 +60,7 @@ export interface OpAttrs {
   mul: Record<string, never>
   ne: Record<string, never>
   neg: Record<string, never>
+  one_hot: { classes: number; dtype: DType }
   permute: { axes: readonly number[] }
   pow: Record<string, never>
   prod: { axes: readonly number[]; keepdims: boolean }
@@ -72,6 +76,7 @@ export interface OpAttrs {
   rsqrt: Record<string, never>
   rsqrt_backward: Record<string, never>
   scale: { factor: number; offset: number }
+  scatter_add: { axis: number; shape: readonly number[] }
   sgd: { count: number; lr: number; momentum: number; dampening: number; nesterov: boolean; weight_decay: number; first: boolean }
   sigmoid: Record<string, never>
   sigmoid_backward: Record<string, never>
@@ -250,6 +255,11 @@ export const opTable: OpDescription[] = [
     attrs: [],
   },
   {
+    name: 'gather',
+    inputs: [input('x'), input('index')],
+    attrs: [{ name: 'axis', type: 'integer' }],
+  },
+  {
     name: 'ge',
     inputs: [input('x'), input('y')],
     attrs: [],
@@ -283,6 +293,16 @@ export const opTable: OpDescription[] = [
     name: 'gt',
     inputs: [input('x'), input('y')],
     attrs: [],
+  },
+  {
+    name: 'index_add',
+    inputs: [input('x', '?'), input('index'), input('source')],
+    attrs: [{ name: 'axis', type: 'integer' }, { name: 'shape', type: 'integers' }],
+  },
+  {
+    name: 'index_select',
+    inputs: [input('x'), input('index')],
+    attrs: [{ name: 'axis', type: 'integer' }],
   },
   {
     name: 'layer_norm',
@@ -390,6 +410,11 @@ export const opTable: OpDescription[] = [
     attrs: [],
   },
   {
+    name: 'one_hot',
+    inputs: [input('index')],
+    attrs: [{ name: 'classes', type: 'integer' }, { name: 'dtype', type: 'choice', choices: dtypes }],
+  },
+  {
     name: 'permute',
     inputs: [input('x')],
     attrs: [{ name: 'axes', type: 'integers' }],
@@ -463,6 +488,11 @@ export const opTable: OpDescription[] = [
     name: 'scale',
     inputs: [input('x')],
     attrs: [{ name: 'factor', type: 'number' }, { name: 'offset', type: 'number' }],
+  },
+  {
+    name: 'scatter_add',
+    inputs: [input('x', '?'), input('index'), input('source')],
+    attrs: [{ name: 'axis', type: 'integer' }, { name: 'shape', type: 'integers' }],
   },
   {
     name: 'sgd',
