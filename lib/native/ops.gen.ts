@@ -17,6 +17,7 @@ export interface OpAttrs {
   cos_backward: Record<string, never>
   cross_entropy: { ignore_index: number; label_smoothing: number }
   cross_entropy_backward: { ignore_index: number; label_smoothing: number }
+  cumsum: { axis: number; reverse: boolean }
   div: Record<string, never>
   dropout: { p: number; seed: number; offset: number }
   embedding: { offset: number }
@@ -89,6 +90,7 @@ export interface OpAttrs {
   slice_backward: { start: readonly number[]; stop: readonly number[]; step: readonly number[]; shape: readonly number[] }
   softmax: { axis: number }
   softmax_backward: { axis: number }
+  sort: { axis: number; descending: boolean }
   sqrt: Record<string, never>
   sqrt_backward: Record<string, never>
   square: Record<string, never>
@@ -99,6 +101,7 @@ export interface OpAttrs {
   swiglu_backward: Record<string, never>
   tanh: Record<string, never>
   tanh_backward: Record<string, never>
+  top_k: { k: number; axis: number }
   where: Record<string, never>
   write_slice: { start: readonly number[] }
 }
@@ -193,6 +196,11 @@ export const opTable: OpDescription[] = [
     name: 'cross_entropy_backward',
     inputs: [input('grad'), input('logits'), input('targets'), input('log_sums')],
     attrs: [{ name: 'ignore_index', type: 'integer' }, { name: 'label_smoothing', type: 'number' }],
+  },
+  {
+    name: 'cumsum',
+    inputs: [input('x')],
+    attrs: [{ name: 'axis', type: 'integer' }, { name: 'reverse', type: 'flag' }],
   },
   {
     name: 'div',
@@ -555,6 +563,11 @@ export const opTable: OpDescription[] = [
     attrs: [{ name: 'axis', type: 'integer' }],
   },
   {
+    name: 'sort',
+    inputs: [input('x')],
+    attrs: [{ name: 'axis', type: 'integer' }, { name: 'descending', type: 'flag' }],
+  },
+  {
     name: 'sqrt',
     inputs: [input('x')],
     attrs: [],
@@ -603,6 +616,11 @@ export const opTable: OpDescription[] = [
     name: 'tanh_backward',
     inputs: [input('grad'), input('y')],
     attrs: [],
+  },
+  {
+    name: 'top_k',
+    inputs: [input('x')],
+    attrs: [{ name: 'k', type: 'integer' }, { name: 'axis', type: 'integer' }],
   },
   {
     name: 'where',
