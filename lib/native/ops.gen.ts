@@ -30,6 +30,7 @@ export interface OpAttrs {
   fill: { shape: readonly number[]; value: number; dtype: DType }
   flip: { axes: readonly number[] }
   floor: Record<string, never>
+  fold: { kernel: readonly number[]; stride: readonly number[]; padding: readonly number[]; dilation: readonly number[]; size: readonly number[] }
   gather: { axis: number }
   ge: Record<string, never>
   gelu_erf: Record<string, never>
@@ -102,6 +103,7 @@ export interface OpAttrs {
   tanh: Record<string, never>
   tanh_backward: Record<string, never>
   top_k: { k: number; axis: number }
+  unfold: { kernel: readonly number[]; stride: readonly number[]; padding: readonly number[]; dilation: readonly number[] }
   where: Record<string, never>
   write_slice: { start: readonly number[] }
 }
@@ -261,6 +263,11 @@ export const opTable: OpDescription[] = [
     name: 'floor',
     inputs: [input('x')],
     attrs: [],
+  },
+  {
+    name: 'fold',
+    inputs: [input('columns')],
+    attrs: [{ name: 'kernel', type: 'integers' }, { name: 'stride', type: 'integers' }, { name: 'padding', type: 'integers' }, { name: 'dilation', type: 'integers' }, { name: 'size', type: 'integers' }],
   },
   {
     name: 'gather',
@@ -621,6 +628,11 @@ export const opTable: OpDescription[] = [
     name: 'top_k',
     inputs: [input('x')],
     attrs: [{ name: 'k', type: 'integer' }, { name: 'axis', type: 'integer' }],
+  },
+  {
+    name: 'unfold',
+    inputs: [input('x')],
+    attrs: [{ name: 'kernel', type: 'integers' }, { name: 'stride', type: 'integers' }, { name: 'padding', type: 'integers' }, { name: 'dilation', type: 'integers' }],
   },
   {
     name: 'where',
