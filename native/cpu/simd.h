@@ -153,20 +153,60 @@ LF_INLINE void put(bf16* p, float x) { *p = to_bf16(x); }
 // --- lanes against each other, in a fixed order -----------------------------------------------------------------------
 
 template <class V>
-LF_INLINE auto reduce_add(V v) {
+struct IndexOf {
+  using Type = Vi;
+};
+template <>
+struct IndexOf<Vd> {
+  using Type = Vl;
+};
+
+// Lane i receives lane i + distance, around the end.
+template <int kDistance, class V>
+LF_INLINE V rotate(V v) {
   constexpr int n = sizeof(V) / sizeof(v[0]);
-  for (int half = n / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) v[i] += v[i + half];
-  }
-  return v[0];
+  typename IndexOf<V>::Type lanes;
+  for (int i = 0; i < n; ++i) lanes[i] = (i + kDistance) % n;
+  return __builtin_shuffle(v, lanes);
+}
+
+// Halves are added to each other until one lane is left.
+template <class V, int kHalf = sizeof(V) / sizeof(V{}[0]) / 2>
+LF_INLINE auto reduce_add(V v) {
+  v += rotate<kHalf>(v);
+  if constexpr (kHalf > 1) return reduce_add<V, kHalf / 2>(v);
+  else return v[0];
 }
 // NaN if any lane is.
-template <class V>
+template <class V, int kHalf = sizeof(V) / sizeof(V{}[0]) / 2>
 LF_INLINE auto reduce_max(V v) {
-  constexpr int n = sizeof(V) / sizeof(v[0]);
-  auto best = v[0];
-  for (int i = 1; i < n; ++i) best = v[i] > best || v[i] != v[i] ? v[i] : best;
-  return best;
+  const V other = rotate<kHalf>(v);
+  v = other > v ? other : v;
+  v = other != other ? other : v;
+  if constexpr (kHalf > 1) return reduce_max<V, kHalf / 2>(v);
+  else return v[0];
+}
+
+// Swaps the off-diagonal blocks of 1, 2, 4, ... lanes: a square block of 32-bit units, transposed in registers.
+template <int kStep>
+LF_INLINE void transpose_step(Vf* rows) {
+  Vi low, high;
+  for (int lane = 0; lane < kVf; ++lane) {
+    low[lane] = lane & kStep ? kVf + lane - kStep : lane;
+    high[lane] = lane & kStep ? kVf + lane : lane + kStep;
+  }
+  for (int i = 0; i < kVf; ++i) {
+    if (i & kStep) continue;
+    const Vf a = rows[i], b = rows[i + kStep];
+    rows[i] = __builtin_shuffle(a, b, low);
+    rows[i + kStep] = __builtin_shuffle(a, b, high);
+  }
+}
+LF_INLINE void transpose(Vf* rows) {
+  transpose_step<1>(rows);
+  transpose_step<2>(rows);
+  if constexpr (kVf >= 8) transpose_step<4>(rows);
+  if constexpr (kVf >= 16) transpose_step<8>(rows);
 }
 
 // --- arithmetic -------------------------------------------------------------------------------------------------------

@@ -292,7 +292,18 @@ void transpose_blocks(const Acc* rows, int64_t count, int64_t width, int64_t pad
   for (int64_t k0 = 0; k0 < count; k0 += kKeyBlock) {
     Acc* block = out + k0 * width;
     const int64_t n = min64(kKeyBlock, count - k0);
-    for (int64_t d = 0; d < width; ++d) {
+    int64_t d = 0;
+    if constexpr (sizeof(Acc) == 4) {
+      for (; d + kVf <= width; d += kVf) {
+        for (int64_t j = 0; j < kKeyBlock; j += kVf) {
+          Vf square[kVf];
+          for (int i = 0; i < kVf; ++i) square[i] = j + i < n ? load(rows + (k0 + j + i) * padded + d) : Vf{};
+          transpose(square);
+          for (int i = 0; i < kVf; ++i) store(block + (d + i) * kKeyBlock + j, square[i]);
+        }
+      }
+    }
+    for (; d < width; ++d) {
       for (int64_t j = 0; j < n; ++j) block[d * kKeyBlock + j] = rows[(k0 + j) * padded + d];
       for (int64_t j = n; j < kKeyBlock; ++j) block[d * kKeyBlock + j] = 0;
     }
@@ -367,9 +378,10 @@ void forward_head(const Shape& s, const Visibility& sees, const T* q, const T* k
         V best = load(row);
         for (int64_t c = kLanes; c < kKeyBlock; c += kLanes) best = max(best, load(row + c));
         Acc now = reduce_max(best);
-        if (!(now <= highest[r])) {
-          // exp(-inf) is 0, so the first block scales nothing that exists.
-          const Acc shrink = reduce_max(exp(splat(highest[r] - now)));
+        if (highest[r] == static_cast<Acc>(kMinusInfinity)) {
+          highest[r] = now;  // nothing was seen before: there is nothing to scale
+        } else if (!(now <= highest[r])) {
+          const Acc shrink = exp(splat(highest[r] - now))[0];
           total[r] *= shrink;
           for (int64_t d = 0; d < padded; d += kLanes) store(sums + r * padded + d, load(sums + r * padded + d) * shrink);
           highest[r] = now;

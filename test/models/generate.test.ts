@@ -23,7 +23,7 @@ test.each([
   const cached = await write(model, { temperature: 1.5 })
   expect(cached).toHaveLength(30)
   expect(await write(model, { temperature: 1.5, useCache: false })).toEqual(cached)
-  expect(liveHandles()).toBe(handles)
+  expect(liveHandles()).toBeLessThanOrEqual(handles)
   expect(model.training).toBe(true)
   model.dispose()
 })

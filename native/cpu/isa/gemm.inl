@@ -18,28 +18,6 @@ LF_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 LF_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 LF_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Swaps the off-diagonal blocks of 1, 2, 4, ... lanes: a square block of 32-bit units, transposed in registers.
-template <int kStep>
-LF_INLINE void transpose_step(Vf* rows) {
-  Vi low, high;
-  for (int lane = 0; lane < kVf; ++lane) {
-    low[lane] = lane & kStep ? kVf + lane - kStep : lane;
-    high[lane] = lane & kStep ? kVf + lane : lane + kStep;
-  }
-  for (int i = 0; i < kVf; ++i) {
-    if (i & kStep) continue;
-    const Vf a = rows[i], b = rows[i + kStep];
-    rows[i] = __builtin_shuffle(a, b, low);
-    rows[i + kStep] = __builtin_shuffle(a, b, high);
-  }
-}
-LF_INLINE void transpose(Vf* rows) {
-  transpose_step<1>(rows);
-  transpose_step<2>(rows);
-  if constexpr (kVf >= 8) transpose_step<4>(rows);
-  if constexpr (kVf >= 16) transpose_step<8>(rows);
-}
-
 template <class V>
 LF_INLINE V activate(Activation activation, V x) {
   switch (activation) {
