@@ -52,3 +52,9 @@ export function broadcastTo(x: Tensor, shape: readonly number[]): Tensor {
   record('broadcast_to', [x], [y], [], ([grad]) => [sumTo(grad!, from)])
   return y
 }
+
+/** broadcastTo() where -1 keeps the size of an axis. */
+export function expand(x: Tensor, shape: readonly number[]): Tensor {
+  const missing = shape.length - x.rank
+  return broadcastTo(x, shape.map((size, axis) => (size === -1 && axis >= missing ? x.shape[axis - missing] : size)))
+}
