@@ -15,6 +15,8 @@ function attrType(attr) {
 }
 
 const ops = JSON.parse(addon.ops())
+let hash = 2166136261
+for (const byte of Buffer.from(addon.ops())) hash = Math.imul(hash ^ byte, 16777619)
 const lines = [
   '// Generated from the addon by `npm run generate:ops`; do not edit. One entry per native operator, sorted by name.',
   "import { dtypes, type DType } from './dtype'",
@@ -54,7 +56,7 @@ for (const op of ops) {
   })
   lines.push(`  {`, `    name: '${op.name}',`, `    inputs: [${inputs.join(', ')}],`, `    attrs: [${attrs.join(', ')}],`, '  },')
 }
-lines.push(']', '')
+lines.push(']', '', '/** Of the table that the addon must have; see addon.opsHash(). */', `export const opTableHash = ${hash >>> 0}`, '')
 const text = lines.join('\n')
 
 if (process.argv.includes('--check')) {

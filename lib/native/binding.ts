@@ -33,6 +33,7 @@ interface Addon {
   liveHandles(): number
   profile(device: number, reset: boolean): OpStats[]
   ops(): string
+  opsHash(): number
   hasKernel(device: number, op: number): boolean
   setThreads(count: number): void
   threads(): number

@@ -2,7 +2,7 @@
 // shared Float64Array, and unpacks the handles and shapes of the results.
 import { addon } from './binding'
 import { errorCodes, LeanformerError, type NativeErrorCode } from './errors'
-import { opTable, type OpAttrs, type OpName } from './ops.gen'
+import { opTable, opTableHash, type OpAttrs, type OpName } from './ops.gen'
 
 export interface RawTensor {
   handle: number
@@ -13,6 +13,14 @@ export interface RawTensor {
 const words = new Float64Array(1 << 16)
 const pending = new Map<number, { resolve: () => void; reject: (error: Error) => void }>()
 let nextId = 1
+
+if (addon.opsHash() !== opTableHash) {
+  throw new LeanformerError(
+    'ERR_BACKEND_LOAD',
+    'the native addon and the TypeScript code come from different versions: their operator tables differ',
+    'run `npm rebuild leanformer`, or in a checkout `npm run build:native && npm run build`',
+  )
+}
 
 addon.init(words, (id, code, message, hint) => {
   const wait = pending.get(id)

@@ -13,11 +13,13 @@ export interface OpAttrs {
   attention_backward: { heads: number; kv_heads: number; causal: boolean; window: number; scale: number; dropout: number; seed: number; offset: number; kv_length: number }
   broadcast_to: { shape: readonly number[] }
   cast: { dtype: DType }
+  concat: { axis: number }
   copy: Record<string, never>
   cos: Record<string, never>
   cos_backward: Record<string, never>
   cross_entropy: { ignore_index: number; label_smoothing: number }
   cross_entropy_backward: { ignore_index: number; label_smoothing: number }
+  cumsum: { axis: number; reverse: boolean }
   div: Record<string, never>
   dropout: { p: number; seed: number; offset: number }
   embedding: { offset: number }
@@ -30,6 +32,8 @@ export interface OpAttrs {
   fill: { shape: readonly number[]; value: number; dtype: DType }
   flip: { axes: readonly number[] }
   floor: Record<string, never>
+  fold: { kernel: readonly number[]; stride: readonly number[]; padding: readonly number[]; dilation: readonly number[]; size: readonly number[] }
+  gather: { axis: number }
   ge: Record<string, never>
   gelu_erf: Record<string, never>
   gelu_erf_backward: Record<string, never>
@@ -37,6 +41,8 @@ export interface OpAttrs {
   gelu_tanh_backward: Record<string, never>
   grad_norm_clip: { max_norm: number; unscale: number }
   gt: Record<string, never>
+  index_add: { axis: number; shape: readonly number[] }
+  index_select: { axis: number }
   layer_norm: { eps: number }
   layer_norm_backward: Record<string, never>
   le: Record<string, never>
@@ -59,6 +65,7 @@ export interface OpAttrs {
   mul: Record<string, never>
   ne: Record<string, never>
   neg: Record<string, never>
+  one_hot: { classes: number; dtype: DType }
   permute: { axes: readonly number[] }
   pow: Record<string, never>
   prod: { axes: readonly number[]; keepdims: boolean }
@@ -74,6 +81,7 @@ export interface OpAttrs {
   rsqrt: Record<string, never>
   rsqrt_backward: Record<string, never>
   scale: { factor: number; offset: number }
+  scatter_add: { axis: number; shape: readonly number[] }
   sgd: { count: number; lr: number; momentum: number; dampening: number; nesterov: boolean; weight_decay: number; first: boolean }
   sigmoid: Record<string, never>
   sigmoid_backward: Record<string, never>
@@ -86,6 +94,7 @@ export interface OpAttrs {
   slice_backward: { start: readonly number[]; stop: readonly number[]; step: readonly number[]; shape: readonly number[] }
   softmax: { axis: number }
   softmax_backward: { axis: number }
+  sort: { axis: number; descending: boolean }
   sqrt: Record<string, never>
   sqrt_backward: Record<string, never>
   square: Record<string, never>
@@ -96,6 +105,8 @@ export interface OpAttrs {
   swiglu_backward: Record<string, never>
   tanh: Record<string, never>
   tanh_backward: Record<string, never>
+  top_k: { k: number; axis: number }
+  unfold: { kernel: readonly number[]; stride: readonly number[]; padding: readonly number[]; dilation: readonly number[] }
   where: Record<string, never>
   write_slice: { start: readonly number[] }
 }
@@ -172,6 +183,11 @@ export const opTable: OpDescription[] = [
     attrs: [{ name: 'dtype', type: 'choice', choices: dtypes }],
   },
   {
+    name: 'concat',
+    inputs: [input('xs', '*')],
+    attrs: [{ name: 'axis', type: 'integer' }],
+  },
+  {
     name: 'copy',
     inputs: [input('x')],
     attrs: [],
@@ -195,6 +211,11 @@ export const opTable: OpDescription[] = [
     name: 'cross_entropy_backward',
     inputs: [input('grad'), input('logits'), input('targets'), input('log_sums')],
     attrs: [{ name: 'ignore_index', type: 'integer' }, { name: 'label_smoothing', type: 'number' }],
+  },
+  {
+    name: 'cumsum',
+    inputs: [input('x')],
+    attrs: [{ name: 'axis', type: 'integer' }, { name: 'reverse', type: 'flag' }],
   },
   {
     name: 'div',
@@ -257,6 +278,16 @@ export const opTable: OpDescription[] = [
     attrs: [],
   },
   {
+    name: 'fold',
+    inputs: [input('columns')],
+    attrs: [{ name: 'kernel', type: 'integers' }, { name: 'stride', type: 'integers' }, { name: 'padding', type: 'integers' }, { name: 'dilation', type: 'integers' }, { name: 'size', type: 'integers' }],
+  },
+  {
+    name: 'gather',
+    inputs: [input('x'), input('index')],
+    attrs: [{ name: 'axis', type: 'integer' }],
+  },
+  {
     name: 'ge',
     inputs: [input('x'), input('y')],
     attrs: [],
@@ -290,6 +321,16 @@ export const opTable: OpDescription[] = [
     name: 'gt',
     inputs: [input('x'), input('y')],
     attrs: [],
+  },
+  {
+    name: 'index_add',
+    inputs: [input('x', '?'), input('index'), input('source')],
+    attrs: [{ name: 'axis', type: 'integer' }, { name: 'shape', type: 'integers' }],
+  },
+  {
+    name: 'index_select',
+    inputs: [input('x'), input('index')],
+    attrs: [{ name: 'axis', type: 'integer' }],
   },
   {
     name: 'layer_norm',
@@ -402,6 +443,11 @@ export const opTable: OpDescription[] = [
     attrs: [],
   },
   {
+    name: 'one_hot',
+    inputs: [input('index')],
+    attrs: [{ name: 'classes', type: 'integer' }, { name: 'dtype', type: 'choice', choices: dtypes }],
+  },
+  {
     name: 'permute',
     inputs: [input('x')],
     attrs: [{ name: 'axes', type: 'integers' }],
@@ -477,6 +523,11 @@ export const opTable: OpDescription[] = [
     attrs: [{ name: 'factor', type: 'number' }, { name: 'offset', type: 'number' }],
   },
   {
+    name: 'scatter_add',
+    inputs: [input('x', '?'), input('index'), input('source')],
+    attrs: [{ name: 'axis', type: 'integer' }, { name: 'shape', type: 'integers' }],
+  },
+  {
     name: 'sgd',
     inputs: [input('clip', '?'), input('tensors', '?*!')],
     attrs: [{ name: 'count', type: 'integer' }, { name: 'lr', type: 'number' }, { name: 'momentum', type: 'number' }, { name: 'dampening', type: 'number' }, { name: 'nesterov', type: 'flag' }, { name: 'weight_decay', type: 'number' }, { name: 'first', type: 'flag' }],
@@ -537,6 +588,11 @@ export const opTable: OpDescription[] = [
     attrs: [{ name: 'axis', type: 'integer' }],
   },
   {
+    name: 'sort',
+    inputs: [input('x')],
+    attrs: [{ name: 'axis', type: 'integer' }, { name: 'descending', type: 'flag' }],
+  },
+  {
     name: 'sqrt',
     inputs: [input('x')],
     attrs: [],
@@ -587,6 +643,16 @@ export const opTable: OpDescription[] = [
     attrs: [],
   },
   {
+    name: 'top_k',
+    inputs: [input('x')],
+    attrs: [{ name: 'k', type: 'integer' }, { name: 'axis', type: 'integer' }],
+  },
+  {
+    name: 'unfold',
+    inputs: [input('x')],
+    attrs: [{ name: 'kernel', type: 'integers' }, { name: 'stride', type: 'integers' }, { name: 'padding', type: 'integers' }, { name: 'dilation', type: 'integers' }],
+  },
+  {
     name: 'where',
     inputs: [input('condition'), input('x'), input('y')],
     attrs: [],
@@ -597,3 +663,6 @@ export const opTable: OpDescription[] = [
     attrs: [{ name: 'start', type: 'integers' }],
   },
 ]
+
+/** Of the table that the addon must have; see addon.opsHash(). */
+export const opTableHash = 2570133190

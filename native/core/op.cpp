@@ -180,4 +180,10 @@ std::string ops_json() {
   return out.str();
 }
 
+uint32_t ops_hash() {
+  uint32_t hash = 2166136261u;
+  for (const char c : ops_json()) hash = (hash ^ static_cast<uint8_t>(c)) * 16777619u;
+  return hash;
+}
+
 }  // namespace lf

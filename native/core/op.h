@@ -125,5 +125,6 @@ struct OpRegistration {
 // Sorted by name; an operator's id is its position. Fixed after static initialisation.
 const std::vector<const OpSchema*>& all_ops();
 std::string ops_json();
+uint32_t ops_hash();  // FNV-1a of ops_json(): tells whether TypeScript's table belongs to this build
 
 }  // namespace lf

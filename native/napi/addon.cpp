@@ -151,6 +151,8 @@ Napi::Value profile(const Napi::CallbackInfo& info) {
 
 Napi::Value ops(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), ops_json()); }
 
+Napi::Value ops_hash_of(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), ops_hash()); }
+
 // hasKernel(device, operator id)
 Napi::Value has_kernel(const Napi::CallbackInfo& info) {
   const Stream& stream = stream_of(info);
@@ -203,6 +205,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   add("liveHandles", live_handles);
   add("profile", profile);
   add("ops", ops);
+  add("opsHash", ops_hash_of);
   add("hasKernel", has_kernel);
   add("setThreads", set_threads);
   add("threads", get_threads);

@@ -13,7 +13,7 @@ const root = path.resolve(__dirname, '../..')
 const elsewhere: Record<string, string> = {
   adamw: 'test/optim/adamw.test.ts',
   sgd: 'test/optim/sgd.test.ts',
-  grad_norm_clip: 'test/ops/clip.test.ts',
+  grad_norm_clip: 'test/optim/clip.test.ts',
   random_normal: 'test/ops/random.test.ts',
   random_uniform: 'test/ops/random.test.ts',
 }
