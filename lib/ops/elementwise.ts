@@ -71,7 +71,7 @@ export const sign = (x: Tensor): Tensor => run1('sign', [x], {})
 /** The largest whole number not above x. No gradient flows. */
 export const floor = (x: Tensor): Tensor => run1('floor', [x], {})
 
-/** factor x + offset, with two numbers (cut to whole ones for integer formats). */
+/** factor x + offset, with two numbers: whole ones for integer formats, whose results wrap around. */
 export function scale(x: Tensor, factor: number, offset = 0): Tensor {
   const y = run1('scale', [x], { factor, offset })
   record('scale', [x], [y], [], ([grad]) => [run1('scale', [grad!], { factor, offset: 0 })])
@@ -119,7 +119,7 @@ export function mul(x: Tensor, y: Tensor | number): Tensor {
 
 /** x / y. Floating formats. */
 export function div(x: Tensor, y: Tensor | number): Tensor {
-  if (!isTensor(y)) return isFloating(x.dtype) ? mulScalar(x, 1 / y) : run1('div', [x, like(x, y)], {})
+  if (!isTensor(y)) return isFloating(x.dtype) ? mulScalar(x, 1 / y) : run1('div', [x, like(x, y, 'div')], {})
   const z = run1('div', [x, y], {})
   record('div', [x, y], [z], [x, y, z], ([grad], [a, b, out], context) => {
     const perX = run1('div', [inFormatOf(grad!, a), b], {})
@@ -155,7 +155,7 @@ export function pow(x: Tensor, y: Tensor | number): Tensor {
 
 function powScalar(x: Tensor, y: number): Tensor {
   if (y === 2) return square(x)
-  const z = run1('pow', [x, like(x, y)], {})
+  const z = run1('pow', [x, like(x, y, 'pow')], {})
   record('pow', [x], [z], [x], ([grad], [a]) => {
     const slope = run1('scale', [run1('pow', [a, like(a, y - 1)], {})], { factor: y, offset: 0 })
     return [run1('mul', [inFormatOf(grad!, a), slope], {})]
@@ -166,7 +166,7 @@ function powScalar(x: Tensor, y: number): Tensor {
 /** The smaller and the larger one; equal ones share the gradient. NaN wins. */
 function extremum(op: 'minimum' | 'maximum', wins: 'lt' | 'gt') {
   return (x: Tensor, y: Tensor | number): Tensor => {
-    const other = isTensor(y) ? y : like(x, y)
+    const other = isTensor(y) ? y : like(x, y, op)
     const z = run1(op, [x, other], {})
     record(op, [x, other], [z], [x, other], ([grad], [a, b], context) => {
       const g = inFormatOf(grad!, a)
@@ -185,7 +185,7 @@ export const maximum = extremum('maximum', 'gt')
 
 type Comparison = 'eq' | 'ne' | 'lt' | 'le' | 'gt' | 'ge'
 const comparison = (op: Comparison) => (x: Tensor, y: Tensor | number) =>
-  run1(op, [x, isTensor(y) ? y : like(x, y)], {})
+  run1(op, [x, isTensor(y) ? y : like(x, y, op)], {})
 
 /** Comparisons of numbers of any format; bool results. NaN differs from everything. */
 export const equal = comparison('eq')

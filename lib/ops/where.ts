@@ -7,8 +7,8 @@ import { inFormatOf, like, sumTo } from './broadcast'
 export function where(condition: Tensor, x: Tensor, y: Tensor | number): Tensor
 export function where(condition: Tensor, x: number, y: Tensor): Tensor
 export function where(condition: Tensor, x: Tensor | number, y: Tensor | number): Tensor {
-  const a = isTensor(x) ? x : like(y as Tensor, x)
-  const b = isTensor(y) ? y : like(a, y)
+  const a = isTensor(x) ? x : like(y as Tensor, x, 'where')
+  const b = isTensor(y) ? y : like(a, y, 'where')
   const z = run1('where', [condition, a, b], {})
   record('where', [condition, a, b], [z], [condition], ([grad], [c], context) => {
     const g = inFormatOf(grad!, a)

@@ -1,5 +1,5 @@
 // accumulate: target += x in place, for gradients that arrive in parts. Equal shapes and formats. 16-bit formats are added
-// in f32 and rounded once. Bound by the bytes.
+// in f32 and rounded once, integers wrap around. Bound by the bytes.
 #ifdef LF_SCHEMA_PASS
 #include "core/op.h"
 
@@ -45,7 +45,7 @@ void add_to(const TensorView& target, const TensorView& x) {
         store_some(y + begin + i, load_some(y + begin + i, n) + load_some(a + begin + i, n), n);
       });
     } else {
-      for (int64_t i = begin; i < end; ++i) y[i] = static_cast<T>(y[i] + a[i]);
+      for (int64_t i = begin; i < end; ++i) y[i] = static_cast<T>(static_cast<uint64_t>(y[i]) + static_cast<uint64_t>(a[i]));
     }
   });
 }

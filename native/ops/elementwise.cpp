@@ -41,10 +41,24 @@ void backward_shape(OpCall& call) {
 LF_UNARY_OPS(LF_UNARY)
 LF_UNARY_PLAIN_OPS(LF_UNARY_PLAIN)
 
+constexpr double kLastWhole = 9007199254740992.0;  // beyond 2^53 doubles leave out whole numbers
+
 LF_OP({.name = "scale",
        .inputs = {{"x"}},
        .attrs = {{"factor", AttrType::kNumber}, {"offset", AttrType::kNumber}},
-       .shape = forward_shape<numbers>,
+       .shape =
+           [](OpCall& call) {
+             forward_shape<numbers>(call);
+             if (is_floating(call.in(0).dtype)) return;
+             for (int i = 0; i < 2; ++i) {
+               const double value = call.number(i);
+               if (value >= -kLastWhole && value <= kLastWhole && value == static_cast<double>(static_cast<int64_t>(value))) {
+                 continue;
+               }
+               call.fail_hint(kArgument, "cast x to f32 first, or use a whole number", "%s is %g and x is %s", call.op->attrs[i].name,
+                              value, dtype_name(call.in(0).dtype));
+             }
+           },
        .cost = io_cost<2>})
 
 }  // namespace

@@ -140,13 +140,19 @@ Cost reduction_cost(const OpCall& call) {
 namespace lf {
 namespace {
 
+// Divisions cost more than a short reduction itself, so the outermost run and runs of one piece do without.
 LF_INLINE int64_t offset_in(const Runs& runs, int64_t index) {
   int64_t offset = 0;
-  for (int i = 0; i < runs.count; ++i) {
+  for (int i = 0; i + 1 < runs.count; ++i) {
     offset += index % runs.size[i] * runs.step[i];
     index /= runs.size[i];
   }
-  return offset;
+  return runs.count ? offset + index * runs.step[runs.count - 1] : 0;
+}
+
+LF_INLINE void split(int64_t index, int64_t size, int64_t& whole, int64_t& rest) {
+  whole = size == 1 ? index : index / size;
+  rest = size == 1 ? 0 : index % size;
 }
 
 // R is a reduction of elements T with partial results R::Partial:
@@ -176,17 +182,18 @@ void reduce(const KernelArgs* args) {
   cpu::parallel_for(plan.tasks(), grain, [&](int64_t begin, int64_t end) {
     Partial partials[kColumns];
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t chunk = task % plan.chunks, group = task / plan.chunks;
-      const int64_t block = group % plan.blocks, result = group / plan.blocks;
+      int64_t group, chunk, result, block;
+      split(task, plan.chunks, group, chunk);
+      split(group, plan.blocks, result, block);
       const int64_t column = block * kColumns;
       const int64_t columns = plan.columns - column < kColumns ? plan.columns - column : kColumns;
       const T* base = data + offset_in(plan.kept, result) + column;
       for (int64_t i = 0; i < columns; ++i) partials[i] = R::initial();
       const int64_t stop = (chunk + 1) * plan.chunk < plan.total ? (chunk + 1) * plan.chunk : plan.total;
       for (int64_t at = chunk * plan.chunk; at < stop;) {
-        const int64_t inner = at % plan.length;
+        const int64_t outer = plan.length == plan.total ? 0 : at / plan.length, inner = at - outer * plan.length;
         const int64_t left = plan.length - inner, n = left < stop - at ? left : stop - at;
-        const T* p = base + offset_in(plan.reduced, at / plan.length) + inner * plan.step;
+        const T* p = base + offset_in(plan.reduced, outer) + inner * plan.step;
         if (plan.reduced_last) {
           R::stretch(p, n, at, partials[0]);
         } else {

@@ -45,6 +45,7 @@ namespace lf {
 namespace {
 
 constexpr int64_t kRowsAtOnce = 32;  // rows added up in f32 before they go to f64
+constexpr int64_t kNarrow = 256;     // columns below half of which rows are joined; at most kColumns
 
 template <class T>
 struct SumFloating {
@@ -73,6 +74,18 @@ struct SumFloating {
     sum += static_cast<double>(reduce_add(rest));
   }
   static void rows(const T* p, int64_t step, int64_t n, int64_t columns, int64_t, Partial* sums) {
+    // Narrow rows without gaps would leave vectors half empty: several of them make one row.
+    const int64_t together = kNarrow / columns;
+    if (step == columns && together >= 2 && n >= 2 * together) {
+      double wide[kNarrow] = {};
+      const int64_t whole = n / together;
+      rows(p, together * columns, whole, together * columns, 0, wide);
+      for (int64_t k = 0; k < together; ++k) {
+        for (int64_t i = 0; i < columns; ++i) sums[i] += wide[k * columns + i];
+      }
+      p += whole * together * step;
+      n -= whole * together;
+    }
     for (int64_t row = 0; row < n; row += kRowsAtOnce) {
       const int64_t end = row + kRowsAtOnce < n ? row + kRowsAtOnce : n;
       Scalar part[kColumns];

@@ -2,7 +2,7 @@
 import { accumulate } from '../../lib/ops/accumulate'
 import { dtypes } from '../../lib/native/dtype'
 import { run1, tensor } from '../../lib/tensor/tensor'
-import { host, integers, opCase } from '../support/op_case'
+import { host, integers, jestOnly, opCase } from '../support/op_case'
 
 const floating = dtypes.slice(0, 4)
 for (const kind of ['floating', 'whole'] as const) {
@@ -37,3 +37,11 @@ for (const kind of ['floating', 'whole'] as const) {
     ],
   })
 }
+
+jestOnly(() => {
+  test.each([['i8', 2 ** 7], ['i32', 2 ** 31]] as const)('%s wraps around', async (dtype, end) => {
+    const target = tensor([end - 1, -end], [2], { dtype })
+    accumulate(target, tensor([1, -1], [2], { dtype }))
+    expect([...(await target.toFloat64())]).toEqual([-end, end - 1])
+  })
+})

@@ -250,6 +250,20 @@ jestOnly(() => {
     expect(() => ops.exp(x)).toThrow(expect.objectContaining({ code: 'ERR_DTYPE', message: expect.stringContaining('exp: x is i32') }))
   })
 
+  test('numbers that an integer format does not hold are refused', async () => {
+    const x = tensor([0, 1, 2], null, { dtype: 'i32' })
+    const small = tensor([1], null, { dtype: 'u8' })
+    const refused = (text: string) => expect.objectContaining({ code: 'ERR_ARGUMENT', message: expect.stringContaining(text) })
+    expect(() => ops.less(x, 0.5)).toThrow(refused('lt: 0.5 is not a number that i32 holds'))
+    expect(() => ops.equal(small, 300)).toThrow(refused('eq: 300 is not a number that u8 holds'))
+    expect(() => ops.minimum(x, 2 ** 31)).toThrow(refused('minimum: 2147483648'))
+    expect(() => ops.mul(x, 0.5)).toThrow(refused('scale: factor is 0.5 and x is i32'))
+    expect(() => ops.add(x, 1e30)).toThrow(refused('scale: offset is 1e+30 and x is i32'))
+    expect([...(await ops.less(x, 2).data())]).toEqual([1, 1, 0])
+    expect([...(await ops.sub(small, 2).data())]).toEqual([255])
+    expect([...(await ops.scale(x, -3, 1).data())]).toEqual([1, -2, -5])
+  })
+
   test('equal numbers share the gradient of the maximum', async () => {
     const x = tensor([1, 2], null, { requiresGrad: true })
     const y = tensor([1, 3], null, { requiresGrad: true })

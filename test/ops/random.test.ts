@@ -4,6 +4,7 @@ import { Generator } from '../../lib/tensor/random'
 import type { DType } from '../../lib/native/dtype'
 import { jestOnly } from '../support/op_case'
 import { withThreads } from '../support/devices'
+import { philox } from '../support/philox'
 
 jestOnly(() => {
   const draw = async (f: typeof rand, seed: number, n = 1000, dtype: DType = 'f32') =>
@@ -32,6 +33,36 @@ jestOnly(() => {
         expect(other.every((x, i) => Math.abs(x - wide[i]) <= error * Math.max(1, Math.abs(wide[i])))).toBe(true)
       }
       expect(() => f([1], { dtype: 'i32' })).toThrow(expect.objectContaining({ code: 'ERR_DTYPE' }))
+    })
+  })
+
+  test('the known answers of the Random123 library', () => {
+    const ones = 0xffffffff
+    expect(philox([0, 0], [0, 0, 0, 0])).toEqual([0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8])
+    expect(philox([ones, ones], [ones, ones, ones, ones])).toEqual([0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd])
+    const pi = philox([0xa4093822, 0x299f31d0], [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344])
+    expect(pi).toEqual([0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1])
+  })
+
+  test.each([
+    [0, 0],
+    [0x89abcdef, 3],
+    [0x1234 * 2 ** 32 + 0xfedcba98, 5 * 2 ** 32 + 7],
+  ])('element e is made of word e %% 4 of block e / 4: seed %d, offset %d', async (seed, offset) => {
+    const halves = (x: number) => [x % 2 ** 32, Math.floor(x / 2 ** 32)] as const
+    const words = [0, 1, 2].flatMap((block) => philox(halves(seed), [...halves(block), ...halves(offset)]))
+    const drawn = (f: typeof rand) => {
+      const generator = new Generator()
+      generator.restore({ seed, offset })
+      return f([10], { generator, dtype: 'f64' }).toFloat64()
+    }
+    expect([...(await drawn(rand))]).toEqual(words.slice(0, 10).map((word) => (word >>> 8) * 2 ** -24))
+    const normal = await drawn(randn)
+    normal.forEach((x, i) => {
+      const first = i - (i % 2)
+      const radius = Math.sqrt(-2 * Math.log(1 - words[first] * 2 ** -32))
+      const angle = 2 * Math.PI * words[first + 1] * 2 ** -32
+      expect(x).toBeCloseTo(radius * (i === first ? Math.cos(angle) : Math.sin(angle)), 12)
     })
   })
 

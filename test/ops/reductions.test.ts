@@ -93,6 +93,7 @@ const large: [string, number[], number[]][] = [
   ['columns', [2048, 512], [0]],
   ['all', [1024, 1024], [0, 1]],
   ['middle', [16, 128, 512], [1]],
+  ['narrow', [65536, 8], [0]],
 ]
 
 for (const [name, { f, reference, ops: native, values, integers: has, index, empty }] of Object.entries(reductions)) {
@@ -179,6 +180,21 @@ jestOnly(() => {
     const [column] = await values(ops.sum(tensor(new Float32Array(n).fill(0.1), [n / 2, 2]), 0))
     expect(Math.abs(whole / (n * one) - 1)).toBeLessThan(2 ** -23)
     expect(Math.abs(column / ((n / 2) * one) - 1)).toBeLessThan(2 ** -23)
+  })
+
+  // Rows of few columns are joined before they are added; what is left over comes one by one.
+  test.each([[1001, 3], [515, 1], [77, 100], [5, 128], [4, 128], [9, 129], [2, 7]])('narrow columns: %d x %d', async (n, c) => {
+    for (const dtype of ['f32', 'bf16', 'f64'] as const) {
+      const numbers = Array.from({ length: 2 * n * c }, (_, i) => ((i * 37) % 61) - 30)
+      const total = (k: number, from: number) => {
+        let sum = 0
+        for (let row = 0; row < n; ++row) sum += numbers[from + row * c + k]
+        return sum
+      }
+      const wanted = [0, n * c].flatMap((from) => Array.from({ length: c }, (_, k) => total(k, from)))
+      const stored = await tensor(wanted, null, { dtype }).toFloat64()
+      expect(await ops.sum(tensor(numbers, [2, n, c], { dtype }), 1).toFloat64()).toEqual(stored)
+    }
   })
 
   test('NaN, infinities and nothing', async () => {

@@ -33,6 +33,12 @@ opCase({
       text: ['where', 'condition is f32, needs bool'],
     },
     {
+      what: 'a number that the format does not hold',
+      call: () => where(tensor([1], null, { dtype: 'bool' }), tensor([1], null, { dtype: 'i8' }), 0.5),
+      code: 'ERR_ARGUMENT',
+      text: ['where', '0.5', 'i8'],
+    },
+    {
       what: 'shapes that do not broadcast',
       call: () => where(tensor([1, 0], null, { dtype: 'bool' }), tensor([1, 2, 3]), tensor([1])),
       code: 'ERR_SHAPE',
