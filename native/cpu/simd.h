@@ -349,15 +349,16 @@ LF_INLINE V sigmoid(V x) {
 }
 template <class V>
 LF_INLINE V gelu_tanh(V x) {
-  const V u = constant<V>(0.7978845608028654) * (x + constant<V>(0.044715) * x * x * x);
-  return constant<V>(0.5) * x * (1 + tanh(u));
+  // (1 + tanh u) / 2 = sigmoid(2 u): no digits cancel for negative x, and no second branch.
+  const V u = constant<V>(1.5957691216057308) * (x + constant<V>(0.044715) * x * x * x);
+  return x * sigmoid(u);
 }
 template <class V>
 LF_INLINE V gelu_tanh_derivative(V x) {
-  const V u = constant<V>(0.7978845608028654) * (x + constant<V>(0.044715) * x * x * x);
-  const V t = tanh(u);
-  const V du = constant<V>(0.7978845608028654) * (1 + constant<V>(3 * 0.044715) * x * x);
-  return constant<V>(0.5) * (1 + t) + constant<V>(0.5) * x * (1 - t * t) * du;
+  const V u = constant<V>(1.5957691216057308) * (x + constant<V>(0.044715) * x * x * x);
+  const V s = sigmoid(u);
+  const V du = constant<V>(1.5957691216057308) * (1 + constant<V>(3 * 0.044715) * x * x);
+  return s * (1 + x * (1 - s) * du);
 }
 template <class V>
 LF_INLINE V gelu_erf(V x) {
@@ -379,11 +380,11 @@ LF_INLINE V silu_derivative(V x) {
 }
 template <class V>
 LF_INLINE V relu(V x) {
-  return x > 0 ? x : V{};
+  return x < 0 ? V{} : x;  // NaN stays NaN
 }
 template <class V>
 LF_INLINE V relu_derivative(V x) {
-  return x > 0 ? constant<V>(1) : V{};
+  return x <= 0 ? V{} : constant<V>(1);
 }
 
 }  // namespace
