@@ -79,37 +79,42 @@ void OpCall::output(DType dtype, std::initializer_list<int64_t> shape) {
   output(dtype, shape.begin(), static_cast<int>(shape.size()));
 }
 
+const char* OpCall::input_name(int i) const {
+  const auto last = static_cast<int>(op->inputs.size()) - 1;
+  return op->inputs[static_cast<size_t>(std::min(i, last))].name;
+}
+
 void OpCall::check_rank(int i, int min_rank, int max_rank) const {
   const TensorView& view = inputs[i];
   if (view.rank >= min_rank && view.rank <= max_rank) return;
   if (min_rank == max_rank) {
-    fail(kShape, "%s has shape %s, needs %d axes", op->inputs[i].name, shape_text(view).c_str(), min_rank);
+    fail(kShape, "%s has shape %s, needs %d axes", input_name(i), shape_text(view).c_str(), min_rank);
   }
-  fail(kShape, "%s has shape %s, needs at least %d axes", op->inputs[i].name, shape_text(view).c_str(), min_rank);
+  fail(kShape, "%s has shape %s, needs at least %d axes", input_name(i), shape_text(view).c_str(), min_rank);
 }
 
 void OpCall::check_dtype(int i, DType dtype) const {
   if (inputs[i].dtype == dtype) return;
-  fail(kDType, "%s is %s, needs %s", op->inputs[i].name, dtype_name(inputs[i].dtype), dtype_name(dtype));
+  fail(kDType, "%s is %s, needs %s", input_name(i), dtype_name(inputs[i].dtype), dtype_name(dtype));
 }
 
 void OpCall::check_floating(int i) const {
   if (is_floating(inputs[i].dtype)) return;
-  fail_hint(kDType, "cast it first", "%s is %s, needs f32, f16, bf16 or f64", op->inputs[i].name,
+  fail_hint(kDType, "cast it first", "%s is %s, needs f32, f16, bf16 or f64", input_name(i),
             dtype_name(inputs[i].dtype));
 }
 
 void OpCall::check_same_shape(int i, int j) const {
   const TensorView &a = inputs[i], &b = inputs[j];
   if (a.rank == b.rank && std::equal(a.shape, a.shape + a.rank, b.shape)) return;
-  fail(kShape, "%s has shape %s and %s has shape %s; they must be equal", op->inputs[i].name, shape_text(a).c_str(),
-       op->inputs[j].name, shape_text(b).c_str());
+  fail(kShape, "%s has shape %s and %s has shape %s; they must be equal", input_name(i), shape_text(a).c_str(),
+       input_name(j), shape_text(b).c_str());
 }
 
 void OpCall::check_same_dtype(int i, int j) const {
   if (inputs[i].dtype == inputs[j].dtype) return;
-  fail_hint(kDType, "cast one of them", "%s is %s and %s is %s; they must be equal", op->inputs[i].name,
-            dtype_name(inputs[i].dtype), op->inputs[j].name, dtype_name(inputs[j].dtype));
+  fail_hint(kDType, "cast one of them", "%s is %s and %s is %s; they must be equal", input_name(i),
+            dtype_name(inputs[i].dtype), input_name(j), dtype_name(inputs[j].dtype));
 }
 
 int OpCall::check_axis(int attr, const TensorView& view) const {

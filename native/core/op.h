@@ -75,6 +75,9 @@ struct OpCall {
   [[noreturn]] void fail_hint(Code code, const char* hint, const char* format, ...) const
       __attribute__((format(printf, 4, 5)));
 
+  // The name of the input at a position; those of a variadic group share one.
+  const char* input_name(int i) const;
+
   // Common checks; `i` is an input's position.
   void check_rank(int i, int min_rank, int max_rank = kMaxRank) const;
   void check_dtype(int i, DType dtype) const;

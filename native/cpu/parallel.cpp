@@ -15,6 +15,7 @@
 
 #if defined(__linux__)
 #include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 #endif
 
@@ -29,6 +30,27 @@ LF_INLINE void pause() {
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
   asm volatile("yield");
+#endif
+}
+
+int current_cpu() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+// A busy machine likes to wake a worker on the caller's processor, where it only delays the caller. Such a worker moves to
+// any other processor that it may use; which ones it may use stays as it was.
+void leave_cpu([[maybe_unused]] int cpu) {
+#if defined(__linux__)
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  cpu_set_t others = allowed;
+  CPU_CLR(static_cast<size_t>(cpu), &others);
+  if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
+  sched_setaffinity(0, sizeof allowed, &allowed);
 #endif
 }
 
@@ -64,6 +86,7 @@ class Pool {
     body_ = body;
     chunks_ = chunks;
     workers_allowed_ = threads - 1;
+    caller_cpu_.store(current_cpu(), std::memory_order_relaxed);
     done_.store(0, std::memory_order_relaxed);
     ticket_.store((generation + 1) << 32, std::memory_order_seq_cst);
     if (sleepers_.load(std::memory_order_seq_cst) > 0) {
@@ -123,7 +146,10 @@ class Pool {
         sleepers_.fetch_sub(1, std::memory_order_relaxed);
       }
       seen = generation();
-      if (index <= workers_allowed_.load(std::memory_order_relaxed)) work(seen);
+      if (index > workers_allowed_.load(std::memory_order_relaxed)) continue;
+      const int cpu = current_cpu();
+      if (cpu >= 0 && cpu == caller_cpu_.load(std::memory_order_relaxed)) leave_cpu(cpu);
+      work(seen);
     }
   }
 
@@ -135,6 +161,7 @@ class Pool {
   std::atomic<int> sleepers_{0};
   std::atomic<int> wanted_{1};
   std::atomic<int> workers_allowed_{0};
+  std::atomic<int> caller_cpu_{-1};
   int started_ = 0;
   // Atomic because a late worker may look at them while the next region is being set up.
   std::atomic<int64_t> n_{0}, grain_{1}, chunks_{0};
