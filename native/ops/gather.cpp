@@ -155,13 +155,18 @@ namespace {
 constexpr int64_t kBlock = 64;     // neighbouring lines that are walked together
 constexpr int64_t kGrain = 16384;  // elements
 
-LF_INLINE int64_t index_at(const TensorView& index, int64_t i) {
-  return index.dtype == DType::kI32 ? index.as<const int32_t>()[i] : index.as<const int64_t>()[i];
-}
-
-int32_t check_range(const KernelArgs* args, const TensorView& index, int64_t limit) {
-  for (int64_t i = 0; i < index.numel; ++i) {
-    const int64_t found = index_at(index, i);
+// Finds the first index outside of [0, limit). Whether there is one is known from a pass without branches.
+template <class I>
+int32_t check_range(const KernelArgs* args, const TensorView& indices, int64_t limit) {
+  const I* index = indices.as<const I>();
+  int outside = 0;
+  cpu::parallel_for(indices.numel, kGrain * 4, [&](int64_t begin, int64_t end) {
+    int64_t wrong = 0;
+    for (int64_t i = begin; i < end; ++i) wrong |= (index[i] < 0) | (static_cast<int64_t>(index[i]) >= limit);
+    if (wrong) __atomic_store_n(&outside, 1, __ATOMIC_RELAXED);
+  });
+  for (int64_t i = 0; outside && i < indices.numel; ++i) {
+    const int64_t found = index[i];
     if (found >= 0 && found < limit) continue;
     std::snprintf(args->error, kErrorText, "index %lld at position %lld is outside 0 .. %lld", static_cast<long long>(found),
                   static_cast<long long>(i), static_cast<long long>(limit - 1));
@@ -220,43 +225,50 @@ LF_INLINE int axis_of(const KernelArgs* args, const TensorView& view) {
   return static_cast<int>(axis < 0 ? axis + view.rank : axis);
 }
 
-template <class T, bool kSelect>
+template <class T, class I, bool kSelect>
 void pick(const KernelArgs* args) {
-  const TensorView &x = args->inputs[0], &index = args->inputs[1], &out = args->outputs[0];
+  const TensorView &x = args->inputs[0], &out = args->outputs[0];
+  const I* index = args->inputs[1].as<const I>();
   const Lines lines(x, out, axis_of(args, x));
   lines.each([&](const int64_t* offsets, int64_t first, int64_t n) {
     for (int64_t k = 0; k < lines.count; ++k) {
       const int64_t at = first + k * lines.inner;
       T* to = out.as<T>() + at;
       if constexpr (kSelect) {
-        const T* from = x.as<const T>() + index_at(index, k) * lines.whole_step + offsets[0];
+        const T* from = x.as<const T>() + index[k] * lines.whole_step + offsets[0];
         __builtin_memcpy(to, from, static_cast<size_t>(n) * sizeof(T));
       } else {
-        for (int64_t i = 0; i < n; ++i) to[i] = x.as<const T>()[offsets[i] + index_at(index, at + i) * lines.whole_step];
+        for (int64_t i = 0; i < n; ++i) to[i] = x.as<const T>()[offsets[i] + index[at + i] * lines.whole_step];
       }
     }
   });
 }
 
-template <bool kSelect>
-int32_t pick_any(const KernelArgs* args) {
+template <class I, bool kSelect>
+int32_t pick_by(const KernelArgs* args) {
   const TensorView& x = args->inputs[0];
   if (args->outputs[0].numel == 0) return kOk;
-  if (int32_t code = check_range(args, args->inputs[1], x.shape[axis_of(args, x)])) return code;
+  if (int32_t code = check_range<I>(args, args->inputs[1], x.shape[axis_of(args, x)])) return code;
   switch (dtype_size(x.dtype)) {
-    case 1: pick<uint8_t, kSelect>(args); break;
-    case 2: pick<uint16_t, kSelect>(args); break;
-    case 4: pick<uint32_t, kSelect>(args); break;
-    default: pick<uint64_t, kSelect>(args); break;
+    case 1: pick<uint8_t, I, kSelect>(args); break;
+    case 2: pick<uint16_t, I, kSelect>(args); break;
+    case 4: pick<uint32_t, I, kSelect>(args); break;
+    default: pick<uint64_t, I, kSelect>(args); break;
   }
   return kOk;
 }
 
+template <bool kSelect>
+int32_t pick_any(const KernelArgs* args) {
+  return args->inputs[1].dtype == DType::kI32 ? pick_by<int32_t, kSelect>(args) : pick_by<int64_t, kSelect>(args);
+}
+
 // Every line belongs to one task, which adds in the order of the indices.
-template <class T, bool kSelect>
+template <class T, class I, bool kSelect>
 void add(const KernelArgs* args) {
   using Acc = typename Lanes<T>::Scalar;
-  const TensorView &x = args->inputs[0], &index = args->inputs[1], &source = args->inputs[2], &out = args->outputs[0];
+  const TensorView &x = args->inputs[0], &source = args->inputs[2], &out = args->outputs[0];
+  const I* index = args->inputs[1].as<const I>();
   Acc* sums = kIsHalf<T> ? static_cast<Acc*>(args->workspace) : out.as<Acc>();
   cpu::parallel_for(out.numel, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) sums[i] = x.present() ? get(x.as<const T>() + i) : Acc{};
@@ -268,10 +280,10 @@ void add(const KernelArgs* args) {
         const int64_t at = first + k * lines.inner;
         const T* from = source.as<const T>() + at;
         if constexpr (kSelect) {
-          Acc* to = sums + index_at(index, k) * lines.whole_step + offsets[0];
+          Acc* to = sums + index[k] * lines.whole_step + offsets[0];
           for_lanes<T>(n, [&](int64_t i, int64_t m) { store_some(to + i, load_some(to + i, m) + load_some(from + i, m), m); });
         } else {
-          for (int64_t i = 0; i < n; ++i) sums[offsets[i] + index_at(index, at + i) * lines.whole_step] += get(from + i);
+          for (int64_t i = 0; i < n; ++i) sums[offsets[i] + index[at + i] * lines.whole_step] += get(from + i);
         }
       }
     });
@@ -285,20 +297,27 @@ void add(const KernelArgs* args) {
   }
 }
 
-template <bool kSelect>
-int32_t add_any(const KernelArgs* args) {
+template <class I, bool kSelect>
+int32_t add_by(const KernelArgs* args) {
   const TensorView& out = args->outputs[0];
   if (args->inputs[2].numel > 0) {
-    if (int32_t code = check_range(args, args->inputs[1], out.shape[axis_of(args, out)])) return code;
+    if (int32_t code = check_range<I>(args, args->inputs[1], out.shape[axis_of(args, out)])) return code;
   }
-  visit_floating(out.dtype, [&](auto type) { add<decltype(type), kSelect>(args); });
+  visit_floating(out.dtype, [&](auto type) { add<decltype(type), I, kSelect>(args); });
   return kOk;
 }
 
-int32_t one_hot(const KernelArgs* args) {
-  const TensorView &index = args->inputs[0], &out = args->outputs[0];
+template <bool kSelect>
+int32_t add_any(const KernelArgs* args) {
+  return args->inputs[1].dtype == DType::kI32 ? add_by<int32_t, kSelect>(args) : add_by<int64_t, kSelect>(args);
+}
+
+template <class I>
+int32_t one_hot_by(const KernelArgs* args) {
+  const TensorView &indices = args->inputs[0], &out = args->outputs[0];
+  const I* index = indices.as<const I>();
   const int64_t classes = args->integer(0);
-  if (int32_t code = check_range(args, index, classes)) return code;
+  if (int32_t code = check_range<I>(args, indices, classes)) return code;
   visit_all(out.dtype, [&](auto type) {
     using T = decltype(type);
     T one{};
@@ -309,11 +328,15 @@ int32_t one_hot(const KernelArgs* args) {
     } else {
       one = 1;
     }
-    cpu::parallel_for(index.numel, kGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) out.as<T>()[i * classes + index_at(index, i)] = one;
+    cpu::parallel_for(indices.numel, kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) out.as<T>()[i * classes + index[i]] = one;
     });
   });
   return kOk;
+}
+
+int32_t one_hot(const KernelArgs* args) {
+  return args->inputs[0].dtype == DType::kI32 ? one_hot_by<int32_t>(args) : one_hot_by<int64_t>(args);
 }
 
 }  // namespace
