@@ -14,7 +14,8 @@ export interface EmbeddingOptions {
 function tableGradient(grad: Tensor, ids: Tensor | null, table: Tensor, context: GradientContext, i: number, offset: number) {
   const existing = context.existing(i)
   const inPlace = existing !== null && existing.dtype === (grad.dtype === 'f64' ? 'f64' : 'f32')
-  const fresh = run1('embedding_backward', [grad, ids, inPlace ? existing : null], { rows: table.shape[0], offset })
+  const rows = ids ? grad.viewAs([ids.size, table.shape[1]]) : grad
+  const fresh = run1('embedding_backward', [rows, ids, inPlace ? existing : null], { rows: table.shape[0], offset })
   return inPlace ? existing : fresh
 }
 

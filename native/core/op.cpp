@@ -27,6 +27,9 @@ std::string view_text(const TensorView& view) {
   return std::string(dtype_name(view.dtype)) + " " + shape_text(view);
 }
 
+// 2^56 elements of 8 bytes are beyond any address space, and their byte count still fits 64 bits.
+constexpr int64_t kMaxElements = int64_t{1} << 56;
+
 TensorView make_view(DType dtype, const int64_t* shape, int rank) {
   TensorView view{};
   view.dtype = dtype;
@@ -71,6 +74,18 @@ void OpCall::output(DType dtype, const int64_t* shape, int rank) {
   if (num_outputs == kMaxOutputs) fail(kArgument, "more than %d outputs", kMaxOutputs);
   for (int i = 0; i < rank; ++i) {
     if (shape[i] < 0) fail(kShape, "axis %d of the result would have the negative size %lld", i, (long long)shape[i]);
+  }
+  // Sizes of 0 do not excuse the others: their product is used as a stride.
+  int64_t elements = 1;
+  for (int i = 0; i < rank; ++i) {
+    const int64_t size = shape[i] ? shape[i] : 1;
+    if (size > kMaxElements / elements) {
+      TensorView wanted{};
+      wanted.rank = rank;
+      std::copy(shape, shape + rank, wanted.shape);
+      fail(kShape, "the result %s would have too many elements", shape_text(wanted).c_str());
+    }
+    elements *= size;
   }
   outputs[num_outputs++] = make_view(dtype, shape, rank);
 }

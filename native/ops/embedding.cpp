@@ -55,6 +55,10 @@ LF_OP({.name = "embedding_backward",
              const TensorView& grad = call.in(0);
              call.check_rank(0, 2);
              call.check_floating(0);
+             if (!call.has(1) && (call.integer(1) < 0 || call.integer(1) + grad.dim(-2) > call.integer(0))) {
+               call.fail(kShape, "%lld positions from %lld on do not fit in %lld rows", (long long)grad.dim(-2),
+                         (long long)call.integer(1), (long long)call.integer(0));
+             }
              const DType dtype = grad.dtype == DType::kF64 ? DType::kF64 : DType::kF32;
              if (call.has(1)) {
                call.check_dtype(1, DType::kI32);

@@ -82,7 +82,7 @@ LF_OP({.name = "write_slice",
                          shape_text(source).c_str(), call.list_size(0));
              }
              for (int i = 0; i < target.rank; ++i) {
-               if (call.item(0, i) >= 0 && call.item(0, i) + source.shape[i] <= target.shape[i]) continue;
+               if (call.item(0, i) >= 0 && call.item(0, i) <= target.shape[i] - source.shape[i]) continue;
                call.fail(kShape, "source %s from %lld on does not fit axis %d of target %s", shape_text(source).c_str(),
                          (long long)call.item(0, i), i, shape_text(target).c_str());
              }

@@ -9,7 +9,7 @@
 namespace lf {
 namespace {
 
-constexpr int64_t kLargest = int64_t{1} << 31;
+constexpr int64_t kLargest = int64_t{1} << 20;
 
 // Output size of axis `i` (0: height, 1: width).
 int64_t patches(const OpCall& call, int i, int64_t size) {

@@ -32,6 +32,7 @@ opCase<{ offset?: number }>({
     { inputs: [[4, 8], ids([3, 5], 4), [6, 8], ids([3, 5], 6)], attrs: {} },
     { inputs: [[4, 8], ids([0], 4), null, null], attrs: {} },
     { inputs: [[3, 5], ids([200], 3), null, null], attrs: {} },
+    { inputs: [[3, 5], ids([], 3), null, null], attrs: {} },
   ],
   gradTolerance: { bf16: 0.05, f16: 0.01 },
   bench: [{ inputs: [[256, 384], ids([8, 256], 256), [256, 384], null], attrs: {} }],
