@@ -71,11 +71,12 @@ struct Numbers {
     for (int i = 0; i < width; ++i) out[i] = i < count ? get(rows + i) : Acc{};
   }
 
+  // out [kMR][kNR], rows `ld` apart; added to what it holds, or written.
   template <bool kRowPanel>
-  static LF_INLINE void multiply(int64_t units, const Unit* a, const Unit* b, Sum* tile) {
+  static LF_INLINE void multiply(int64_t units, const Unit* a, const Unit* b, Sum* out, int64_t ld, bool add) {
     V sums[kMR][kNV];
     for (int i = 0; i < kMR; ++i)
-      for (int j = 0; j < kNV; ++j) sums[i][j] = V{};
+      for (int j = 0; j < kNV; ++j) sums[i][j] = add ? load(out + i * ld + j * kLanes) : V{};
     for (int64_t u = 0; u < units; ++u) {
       V columns[kNV];
       for (int j = 0; j < kNV; ++j) columns[j] = load(b + u * kNR + j * kLanes);
@@ -87,7 +88,7 @@ struct Numbers {
       }
     }
     for (int i = 0; i < kMR; ++i)
-      for (int j = 0; j < kNV; ++j) store(tile + i * kNR + j * kLanes, sums[i][j]);
+      for (int j = 0; j < kNV; ++j) store(out + i * ld + j * kLanes, sums[i][j]);
   }
 };
 
@@ -249,6 +250,7 @@ struct Product {
     Unit* packed_a = reinterpret_cast<Unit*>(memory);
     Sum* partial = several_steps ? reinterpret_cast<Sum*>(memory + (a_bytes + 63) / 64 * 64) : nullptr;
     alignas(64) Sum tile[kMR * kNR];
+    const bool plain = is_plain();
     Sum* sums = sum_rows ? static_cast<Sum*>(g.row_sums_a) : nullptr;
     if (sums && !g.accumulate) {
       for (int64_t i = row; i < row_end; ++i) sums[i] = 0;
@@ -264,14 +266,28 @@ struct Product {
       for (int64_t j = column; j < column_end; j += kNR) {
         const Unit* panel_b = step_b + (j - first_column) * n;
         for (int64_t p = 0; p < panels; ++p) {
-          K::template multiply<kRowPanel>(n, packed_a + p * panel_units, panel_b, tile);
           const int64_t i = row + p * kMR;
+          const Unit* panel_a = packed_a + p * panel_units;
+          if (plain && i + kMR <= row_end && j + kNR <= column_end) {
+            K::template multiply<kRowPanel>(n, panel_a, panel_b, reinterpret_cast<Sum*>(c) + i * g.ldc + j, g.ldc,
+                                            g.accumulate || u0 > 0);
+            continue;
+          }
+          K::template multiply<kRowPanel>(n, panel_a, panel_b, tile, kNR, false);
           finish_tile(tile, partial ? partial + (i - row) * width + (j - column) : nullptr, width, u0 == 0,
                       u0 + n >= units, i, j, row_end, column_end);
         }
       }
       u0 += n;
     } while (u0 < units);
+  }
+
+  // Whether whole tiles can be summed up in C itself.
+  bool is_plain() const {
+    const cpu::GemmEpilogue& e = g.epilogue;
+    const bool same = sizeof(Sum) == 8 || g.dtype_c == DType::kF32;
+    return same && g.alpha == 1 && !e.bias && !e.pre_activation && e.activation == Activation::kNone && !e.grad_input &&
+           !e.residual;
   }
 
   static constexpr int64_t kBlockBytes = int64_t{8} << 20;  // packed B at a time

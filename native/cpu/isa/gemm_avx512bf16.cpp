@@ -45,10 +45,12 @@ struct Pairs {
   }
 
   template <bool kRowPanel>
-  static LF_INLINE void multiply(int64_t units, const Unit* a, const Unit* b, Sum* tile) {
+  static LF_INLINE void multiply(int64_t units, const Unit* a, const Unit* b, Sum* out, int64_t ld, bool add) {
     __m512 sums[kMR][kNV];
     for (int i = 0; i < kMR; ++i)
-      for (int j = 0; j < kNV; ++j) sums[i][j] = _mm512_setzero_ps();
+      for (int j = 0; j < kNV; ++j) {
+        sums[i][j] = add ? _mm512_loadu_ps(out + i * ld + j * kLanes) : _mm512_setzero_ps();
+      }
     for (int64_t u = 0; u < units; ++u) {
       __m512bh columns[kNV];
       for (int j = 0; j < kNV; ++j) {
@@ -63,7 +65,7 @@ struct Pairs {
       }
     }
     for (int i = 0; i < kMR; ++i)
-      for (int j = 0; j < kNV; ++j) _mm512_storeu_ps(tile + i * kNR + j * kLanes, sums[i][j]);
+      for (int j = 0; j < kNV; ++j) _mm512_storeu_ps(out + i * ld + j * kLanes, sums[i][j]);
   }
 };
 
