@@ -108,15 +108,44 @@ LF_INLINE void store(f16* p, Vf v) {
 // The first n elements (0 <= n < lanes); the other lanes load as zero and are not stored.
 template <class T>
 LF_INLINE typename Lanes<T>::V load(const T* p, int64_t n) {
+#if LF_ISA == LF_ISA_AVX512
+  const auto mask = static_cast<__mmask16>((1u << n) - 1);
+  if constexpr (sizeof(T) == 4) {
+    return reinterpret_cast<Vf>(_mm512_maskz_loadu_ps(mask, p));
+  } else if constexpr (sizeof(T) == 8) {
+    return reinterpret_cast<Vd>(_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p));
+  } else {
+    T buffer[kVf];
+    const __m256i bits = _mm256_maskz_loadu_epi16(mask, p);
+    __builtin_memcpy(buffer, &bits, sizeof buffer);
+    return load(buffer);
+  }
+#else
   T buffer[Lanes<T>::n] = {};
   __builtin_memcpy(buffer, p, static_cast<size_t>(n) * sizeof(T));
   return load(buffer);
+#endif
 }
 template <class T>
 LF_INLINE void store(T* p, typename Lanes<T>::V v, int64_t n) {
+#if LF_ISA == LF_ISA_AVX512
+  const auto mask = static_cast<__mmask16>((1u << n) - 1);
+  if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_ps(p, mask, reinterpret_cast<__m512>(v));
+  } else if constexpr (sizeof(T) == 8) {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), reinterpret_cast<__m512d>(v));
+  } else {
+    T buffer[kVf];
+    store(buffer, v);
+    __m256i bits;
+    __builtin_memcpy(&bits, buffer, sizeof bits);
+    _mm256_mask_storeu_epi16(p, mask, bits);
+  }
+#else
   T buffer[Lanes<T>::n];
   store(buffer, v);
   __builtin_memcpy(p, buffer, static_cast<size_t>(n) * sizeof(T));
+#endif
 }
 
 // f(index, count): full vectors first, then one partial one, over [0, n).

@@ -54,18 +54,15 @@ struct Numbers {
 
   // Unit u of a row that has `left` numbers from u on.
   static LF_INLINE Unit unit(const T* row, int64_t) { return get(row); }
-  static LF_INLINE Sum sum(Unit u) { return u; }
+  // The numbers of `count` units, those of one unit added up.
+  static LF_INLINE V sums(const Unit* units, int64_t count) { return load_some(units, count); }
 
   // `count` neighbouring columns of a row, padded with zeros to `width`.
   static LF_INLINE void pack_across(const T* rows, int64_t, int64_t, int64_t count, int width, Unit* out) {
     if (count == width) {
       int i = 0;
-      for (; i + kLanes <= width; i += kLanes) {
-        V v;
-        if constexpr (sizeof(Acc) == 8) v = load(rows + i); else v = load(rows + i);
-        store(out + i, v);
-      }
-      for (; i < width; ++i) out[i] = get(rows + i);
+      for (; i + kLanes <= width; i += kLanes) store(out + i, load(rows + i));
+      if (i < width) store(out + i, load(rows + i, width - i), width - i);
       return;
     }
     for (int i = 0; i < width; ++i) out[i] = i < count ? get(rows + i) : Acc{};
@@ -146,11 +143,14 @@ struct Product {
     const int64_t count = min64(kMR, g.m - row);
     if (g.trans_a) {
       for (int64_t u = 0; u < n; ++u) {
-        Unit* to = out + u * kMR;
-        K::pack_across(a + (u0 + u) * kPair * g.lda + row, g.lda, g.k - (u0 + u) * kPair, count, kMR, to);
-        if (row_sums) {
-          for (int64_t i = 0; i < count; ++i) row_sums[i] += K::sum(to[i]);
-        }
+        K::pack_across(a + (u0 + u) * kPair * g.lda + row, g.lda, g.k - (u0 + u) * kPair, count, kMR, out + u * kMR);
+      }
+      if (row_sums) {
+        for_lanes<Sum>(count, [&](int64_t i, int64_t lanes) {
+          V sums = load_some(row_sums + i, lanes);
+          for (int64_t u = 0; u < n; ++u) sums += K::sums(out + u * kMR + i, lanes);
+          store_some(row_sums + i, sums, lanes);
+        });
       }
       return;
     }
@@ -168,7 +168,7 @@ struct Product {
       }
       for (; u < n; ++u) to[u] = K::unit(from + u * kPair, g.k - (u0 + u) * kPair);
       if (row_sums) {
-        for (u = 0; u < n; ++u) row_sums[i] += K::sum(to[u]);
+        for (u = 0; u < n; ++u) row_sums[i] += K::sums(to + u, 1)[0];
       }
     }
   }
@@ -309,6 +309,32 @@ struct Product {
     } while (column < g.n);
   }
 
+  struct Cut {
+    int64_t rows, columns;
+  };
+  // Rows and columns of a task: those for which the slowest thread ends first. In register tiles, a task of p by q panels
+  // takes p q, and packing its rows about p / 8 more; rows stay few enough for A to keep to half of the L2 cache.
+  static Cut cut(int64_t row_panels, int64_t column_panels, int64_t threads) {
+    constexpr int64_t kMaxPanels = 16;
+    Cut best{};
+    double best_time = 0;
+    for (int64_t p = min64(row_panels, kMaxPanels); p > 0; --p) {
+      const int64_t row_tasks = ceil_div(row_panels, p);
+      for (int64_t parts = 1; parts <= 4 * threads; parts += 1 + parts / 4) {
+        const int64_t q = ceil_div(column_panels, parts);
+        const int64_t tasks = row_tasks * ceil_div(column_panels, q);
+        const double task = static_cast<double>(p) * (static_cast<double>(q) + 0.125) + 0.25;
+        const double time = static_cast<double>(ceil_div(tasks, threads)) * task;
+        if (best_time == 0 || time < best_time) {
+          best = {p * kMR, q * kNR};
+          best_time = time;
+        }
+        if (q == 1) break;
+      }
+    }
+    return best;
+  }
+
   void run_block(int64_t column, int64_t column_end) const {
     const int64_t width = block_width(column), panels = width / kNR;
     Unit* packed = static_cast<Unit*>(cpu::scratch(1, static_cast<size_t>(max64(units, 1) * width) * sizeof(Unit)));
@@ -320,21 +346,9 @@ struct Product {
         if (n > 0) pack_b_panel(column + panel * kNR, u0, n, packed + u0 * width + panel * n * kNR);
       }
     });
-    // Rows in equal tasks of at most kMaxRows; columns are cut too when the rows alone would not keep the threads busy.
-    constexpr int64_t kMaxRows = 16 * kMR;
-    const int64_t threads = cpu::num_threads();
     const double flops = 2.0 * static_cast<double>(g.m) * static_cast<double>(column_end - column) * static_cast<double>(g.k);
-    const int64_t wanted = threads == 1 || flops < 4e5 ? 1 : 4 * threads;
-    const int64_t row_panels = ceil_div(g.m, kMR);
-    int64_t row_tasks = ceil_div(g.m, kMaxRows);
-    if (row_tasks > 1) row_tasks = ceil_div(row_tasks, threads) * threads;
-    if (row_tasks < wanted && panels < wanted) row_tasks = min64(wanted, row_panels);
-    row_tasks = min64(row_tasks, row_panels);
-    const int64_t task_rows = ceil_div(row_panels, row_tasks) * kMR;
-    row_tasks = ceil_div(g.m, task_rows);
-    int64_t column_tasks = max64(1, min64(panels, ceil_div(wanted, row_tasks)));
-    const int64_t task_columns = max64(1, ceil_div(panels, column_tasks)) * kNR;
-    column_tasks = max64(1, ceil_div(column_end - column, task_columns));
+    const auto [task_rows, task_columns] = cut(ceil_div(g.m, kMR), max64(panels, 1), flops < 4e5 ? 1 : cpu::num_threads());
+    const int64_t row_tasks = ceil_div(g.m, task_rows), column_tasks = max64(1, ceil_div(width, task_columns));
     cpu::parallel_for(row_tasks * column_tasks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         const int64_t row = t / column_tasks * task_rows, first = column + t % column_tasks * task_columns;

@@ -23,20 +23,21 @@ struct Pairs {
   static LF_INLINE Unit unit(const bf16* p, int64_t left) {
     return p[0].bits | (left > 1 ? static_cast<uint32_t>(p[1].bits) << 16 : 0u);
   }
-  static LF_INLINE float sum(Unit u) { return bits_float(u << 16) + bits_float(u & 0xffff0000u); }
+  static LF_INLINE Vf sums(const Unit* units, int64_t count) {
+    const Vu pairs = reinterpret_cast<Vu>(load_some(reinterpret_cast<const float*>(units), count));
+    return reinterpret_cast<Vf>(pairs << 16) + reinterpret_cast<Vf>(pairs & 0xffff0000u);
+  }
 
   // Two rows of `count` columns, interleaved; the second is absent when only one number of k is left.
   static LF_INLINE void pack_across(const bf16* rows, int64_t ld, int64_t left, int64_t count, int width, Unit* out) {
     if (count == width && left > 1) {
-      int i = 0;
-      for (; i + kVf <= width; i += kVf) {
-        Vh low, high;
-        __builtin_memcpy(&low, rows + i, sizeof low);
-        __builtin_memcpy(&high, rows + ld + i, sizeof high);
-        const Vu pair = __builtin_convertvector(low, Vu) | __builtin_convertvector(high, Vu) << 16;
-        __builtin_memcpy(out + i, &pair, sizeof pair);
+      for (int i = 0; i < width; i += kVf) {
+        const auto mask = static_cast<__mmask16>(width - i < kVf ? (1u << (width - i)) - 1 : 0xffffu);
+        // The forms with a mask, although it is full: g++ 12 warns of the others' undefined lanes.
+        const __m512i low = _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_maskz_loadu_epi16(mask, rows + i));
+        const __m512i high = _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_maskz_loadu_epi16(mask, rows + ld + i));
+        _mm512_mask_storeu_epi32(out + i, mask, _mm512_or_si512(low, _mm512_maskz_slli_epi32(0xffff, high, 16)));
       }
-      for (; i < width; ++i) out[i] = rows[i].bits | static_cast<uint32_t>(rows[ld + i].bits) << 16;
       return;
     }
     for (int i = 0; i < width; ++i) {
