@@ -1,7 +1,5 @@
 // The GPT against PyTorch (test/goldens/generate.py): logits, loss and every gradient, then 20 AdamW steps with clipping,
 // warm-up and cosine decay. The reference is PyTorch's f64 run, so only our own rounding counts.
-import { readFileSync } from 'node:fs'
-import path from 'node:path'
 import { backward } from '../../lib/autograd/backward'
 import { noGrad } from '../../lib/autograd/tape'
 import { GPT } from '../../lib/models/gpt'
@@ -14,44 +12,24 @@ import { getDevice } from '../../lib/tensor/device'
 import { keep, scope } from '../../lib/tensor/scope'
 import { tensor, type Tensor } from '../../lib/tensor/tensor'
 import { fromHost } from '../../lib/train/host_tensor'
-import { decodeSafetensors, type HostTensor } from '../../lib/train/safetensors'
 import { cast } from '../../lib/ops/cast'
+import { goldenFacts, goldenTensors, relative, type Goldens } from '../support/goldens'
 
-const folder = path.join(__dirname, '..', 'goldens')
-const golden = JSON.parse(readFileSync(path.join(folder, 'gpt.json'), 'utf8'))
-let tensors: Record<string, HostTensor>
+const golden = goldenFacts('gpt')
+let goldens: Goldens
+const numbers = (name: string) => goldens.numbers(name)
+const ints = (name: string) => goldens.ints(name)
 
 beforeAll(async () => {
-  tensors = (await decodeSafetensors(readFileSync(path.join(folder, 'gpt.safetensors')))).tensors
+  goldens = await goldenTensors('gpt')
 })
-
-function numbers(name: string): Float64Array {
-  const { dtype, data } = tensors[name]
-  const { buffer } = data.slice()
-  return dtype === 'f64' ? new Float64Array(buffer) : Float64Array.from(new Float32Array(buffer))
-}
-
-function ints(name: string): Int32Array {
-  return new Int32Array(tensors[name].data.slice().buffer)
-}
-
-/** Largest difference over the largest value of the reference. */
-function relative(actual: ArrayLike<number>, expected: ArrayLike<number>, from = 0, to = expected.length): number {
-  let difference = 0
-  let size = 0
-  for (let i = from; i < to; ++i) {
-    difference = Math.max(difference, Math.abs(actual[i] - expected[i]))
-    size = Math.max(size, Math.abs(expected[i]))
-  }
-  return difference / size
-}
 
 function goldenModel(dtype: DType): GPT {
   const { tied, norm_eps: _, ...config } = golden.model
   const model = new GPT({ ...config, tiedHead: tied }, { dtype })
   const state = new Map(
     [...model.namedParameters().keys()].map((name) => {
-      const f32 = fromHost(tensors[`weights.${name}`], getDevice('cpu'))
+      const f32 = fromHost(goldens.tensors[`weights.${name}`], getDevice('cpu'))
       return [name, dtype === 'f32' ? f32 : cast(f32, dtype)] as const
     }),
   )
