@@ -1,5 +1,7 @@
 // Packs the package, installs the tarball in a fresh folder (which builds the native code there), and uses it as a user
-// would: ESM, CJS, a deep import, every module in both formats, and a strict NodeNext type check of the declarations.
+// would: ESM, CJS, a deep import, every module in both formats, a strict NodeNext type check of the declarations, and the
+// README's TypeScript, type-checked and run.
+import { transformSync } from 'esbuild'
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
@@ -30,6 +32,20 @@ function expectOutput(name, text, expected) {
   write(name, text)
   const output = run(process.execPath, name).trim()
   if (output !== expected) throw new Error(`${name} printed:\n${output}\nexpected:\n${expected}`)
+}
+
+// The declarations of Node itself are the only ones that a user of TypeScript brings along.
+function typecheck(...files) {
+  const compilerOptions = {
+    module: 'NodeNext', target: 'ES2022', lib: ['ES2023', 'ESNext.Disposable'], strict: true, noEmit: true,
+    types: ['node'], typeRoots: [path.join(root, 'node_modules', '@types')],
+  }
+  write('tsconfig.json', JSON.stringify({ compilerOptions, files }))
+  try {
+    run(process.execPath, path.join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', '.')
+  } catch (error) {
+    throw new Error(`tsc refuses ${files.join(', ')}:\n${error.stdout}`)
+  }
 }
 
 try {
@@ -87,16 +103,16 @@ try {
     const text = [...imports, `export const all: object[] = [${modules.map((_, i) => `m${i}`).join(', ')}]`].join('\n')
     write('types.mts', text)
     write('types.cts', text)
-    // The declarations of Node itself are the only ones that a user of TypeScript brings along.
-    const compilerOptions = {
-      module: 'NodeNext', target: 'ES2022', lib: ['ES2023', 'ESNext.Disposable'], strict: true, noEmit: true,
-      types: ['node'], typeRoots: [path.join(root, 'node_modules', '@types')],
-    }
-    write('tsconfig.json', JSON.stringify({ compilerOptions, files: ['types.mts', 'types.cts'] }))
-    try {
-      run(process.execPath, path.join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', '.')
-    } catch (error) {
-      throw new Error(`tsc refuses the declarations:\n${error.stdout}`)
+    typecheck('types.mts', 'types.cts')
+  })
+
+  const examples = [...readFileSync(path.join(root, 'README.md'), 'utf8').matchAll(/^```ts\n(.*?)^```/gms)].map(([, code]) => code)
+  check(`the README's ${examples.length} TypeScript examples hold and run`, () => {
+    examples.forEach((code, i) => write(`example${i}.mts`, code))
+    typecheck(...examples.map((_, i) => `example${i}.mts`))
+    for (const [i, code] of examples.entries()) {
+      write(`example${i}.mjs`, transformSync(code, { loader: 'ts', target: 'node20' }).code)
+      if (!run(process.execPath, `example${i}.mjs`).trim()) throw new Error(`example ${i + 1} printed nothing`)
     }
   })
 
