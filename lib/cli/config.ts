@@ -74,7 +74,16 @@ export const trainSchema = z.strictObject({
   accumulate: count().default(1).meta({ help: 'micro-batches in a step' }),
   steps: count().default(2000).meta({ help: 'optimiser steps in the whole run', resumable: true }),
 
-  optimizer: z.string().min(1).default('adamw').meta({ help: 'such as sgd, nesterov, adamw', value: 'name' }),
+  optimizer: z
+    .string()
+    .min(1)
+    .default('adamw')
+    .meta({ help: 'with settings: lamb:beta2=0.98; see `leanformer techniques`', value: 'name' }),
+  init: z
+    .string()
+    .min(1)
+    .optional()
+    .meta({ help: "initialiser of the model; default: the model's own", value: 'name' }),
   lr: positive().default(1e-3).meta({ help: 'highest learning rate', value: 'rate' }),
   minLr: z
     .number()
@@ -83,14 +92,14 @@ export const trainSchema = z.strictObject({
     .meta({ help: 'learning rate at the end of the cosine; default: lr / 10', value: 'rate' }),
   warmup: z.int().min(0).optional().meta({ help: 'steps of linear warm-up; default: 5 % of steps, at most 100' }),
   weightDecay: z.number().min(0).default(0.1).meta({ help: 'decoupled, on matrices only', value: 'rate' }),
-  beta1: fraction().default(0.9).meta({ help: 'decay of the first moment, or the momentum', value: 'b' }),
-  beta2: fraction().default(0.95).meta({ help: 'decay of the second moment', value: 'b' }),
-  eps: positive().default(1e-8).meta({ help: 'added to the root of the second moment', value: 'e' }),
+  beta1: fraction().optional().meta({ help: "the optimizer's setting of that name; default: its own", value: 'b' }),
+  beta2: fraction().optional().meta({ help: "the optimizer's setting of that name; default: its own", value: 'b' }),
+  eps: positive().optional().meta({ help: "the optimizer's setting of that name; default: its own", value: 'e' }),
   clip: z.number().min(0).default(1).meta({ help: 'largest global gradient norm; 0: no clipping', value: 'norm' }),
   technique: z
     .array(z.string().min(1))
     .default([])
-    .meta({ help: 'training technique; may be given more than once', value: 'name' }),
+    .meta({ help: 'with settings: sam:rho=0.05; may be given more than once', value: 'name' }),
 
   precision: z
     .enum(['f32', 'bf16', 'f16'])
@@ -152,6 +161,10 @@ export const sampleSchema = z.strictObject({
 })
 
 export const infoSchema = z.strictObject({
+  json: z.boolean().default(false).meta({ help: 'one JSON object on stdout' }),
+})
+
+export const techniquesSchema = z.strictObject({
   json: z.boolean().default(false).meta({ help: 'one JSON object on stdout' }),
 })
 

@@ -9,6 +9,7 @@ process.exitCode = await main(process.argv.slice(2), process.stderr, {
     return trainCommand(flags, startTraining)
   },
   sample: async (flags) => (await import('./sample')).sampleCommand(flags),
+  techniques: async (flags) => (await import('./techniques')).techniquesCommand(flags),
   info: async (flags) => (await import('./info')).infoCommand(flags),
   bench: async (flags) => (await import('./bench')).benchCommand(flags),
   demo: async (flags) => (await import('./demo')).demoCommand(flags),

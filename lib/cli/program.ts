@@ -3,7 +3,7 @@
 import { Command, CommanderError, Option } from 'commander'
 
 import { LeanformerError } from '../native/errors'
-import { infoSchema, sampleSchema, trainSchema } from './config'
+import { infoSchema, sampleSchema, techniquesSchema, trainSchema } from './config'
 import { describeOptions, optionError, parseFlag, type OptionInfo } from './options'
 
 const defaultText = (value: unknown): string =>
@@ -47,6 +47,7 @@ export type Run = (flags: Record<string, unknown>) => Promise<number>
 const commandTable = {
   train: { description: 'train a model on a text', schema: trainSchema },
   sample: { description: 'continue a text with the model of a run', schema: sampleSchema },
+  techniques: { description: 'list techniques, optimisers and initialisers with their settings', schema: techniquesSchema },
   info: { description: 'show devices, instruction set and measured peaks', schema: infoSchema },
   bench: { description: 'time training steps of a model, by operator', schema: trainSchema },
   demo: {

@@ -24,7 +24,7 @@ export async function sampleCommand(
     threads: values.threads ?? config.threads,
     memoryLimit: undefined,
   })
-  const model = buildModel(config, tokenizer.vocabSize, device)
+  const { model } = await buildModel(config, tokenizer.vocabSize, device)
   try {
     scope(() => {
       const own = Object.entries(checkpoint.tensors).filter(([name]) => name.startsWith('model.'))

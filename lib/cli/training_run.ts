@@ -1,21 +1,20 @@
 // From options to a trainer that is ready: device, model, optimiser, schedule, techniques. Optimisers and techniques
-// are found by their file's name, so that a new one is not listed anywhere.
+// are found by their file's name (entries.ts).
 
+import { checkCombination } from '../catalog/entry'
 import type { TextDataset } from '../data/tokens'
 import { GPT } from '../models/gpt'
 import { addon } from '../native/binding'
-import { LeanformerError } from '../native/errors'
-import { decayGroups, Optimizer, type ParameterGroup } from '../optim/optimizer'
+import { decayGroups, type Optimizer } from '../optim/optimizer'
 import { cosine } from '../optim/schedule'
 import type { Technique } from '../techniques/technique'
 import { getDevice, type Device } from '../tensor/device'
 import { Generator } from '../tensor/random'
 import { Trainer } from '../train/trainer'
 import type { TrainConfig } from './config'
+import { findEntry } from './entries'
 import { optionError } from './options'
 import type { TrainingRun } from './train'
-
-type OptimizerClass = new (groups: ParameterGroup[], options: Record<string, number>) => Optimizer
 
 /** Sets threads and memory limit, and gives the device. */
 export function prepareDevice({
@@ -29,54 +28,34 @@ export function prepareDevice({
   return device
 }
 
-export function buildModel(config: TrainConfig, vocab: number, device: Device): GPT {
+/** The model with its initialiser and with what the techniques change in it; the same for training and for sampling. */
+export async function buildModel(config: TrainConfig, vocab: number, device: Device): Promise<{ model: GPT; techniques: Technique[] }> {
   if (config.model !== 'gpt') throw optionError(`--model ${config.model} is not a model`, 'the models are: gpt')
   const { context, layers, width, heads, kvHeads, norm, activation, positions, tiedHead, bias, dropout, seed } = config
-  return new GPT(
-    { vocab, context, layers, width, heads, kvHeads, norm, activation, positions, tiedHead, bias, dropout },
-    { device, generator: new Generator(seed) },
+  const techniques = await buildTechniques(config)
+  const init = config.init === undefined ? undefined : await findEntry('initializer', config.init)
+  const initializer = init?.entry.create(init.given)
+  const generator = new Generator(seed)
+  const model = new GPT(
+    { vocab, context, layers, width, heads, kvHeads, norm, activation, positions, tiedHead, bias, dropout, ...initializer?.config },
+    { device, generator },
   )
-}
-
-/** A class or function of a module in a folder, by the file's name. */
-async function findByName<T>(
-  kind: string,
-  name: string,
-  load: () => Promise<Record<string, unknown>>,
-  isIt: (value: unknown) => value is T,
-): Promise<T> {
-  const wrong = (cause?: unknown) =>
-    new LeanformerError(
-      'ERR_OPTION',
-      `--${kind} ${name} is not here`,
-      `see leanformer train --help for what --${kind} can be`,
-      { cause },
-    )
-  if (!/^[a-z][a-z0-9_]*$/.test(name)) throw wrong()
-  let exports
-  try {
-    exports = await load() // in the bundle an unknown name throws at once, elsewhere it rejects
-  } catch (cause) {
-    throw wrong(cause)
-  }
-  const found = Object.values(exports).find(isIt)
-  if (found === undefined) throw wrong()
-  return found
+  initializer?.apply(model, generator)
+  for (const technique of techniques) technique.adapt?.(model)
+  return { model, techniques }
 }
 
 async function buildOptimizer(config: TrainConfig, model: GPT): Promise<Optimizer> {
-  const { optimizer: name, weightDecay, beta1, beta2, eps } = config
-  const isClass = (value: unknown): value is OptimizerClass =>
-    typeof value === 'function' && (value.prototype as unknown) instanceof Optimizer
-  const load = () => import(`../optim/${name}.ts`) as Promise<Record<string, unknown>>
-  const Found = await findByName('optimizer', name, load, isClass)
-  return new Found(decayGroups(model.namedParameters(), weightDecay), { beta1, beta2, eps, momentum: beta1 })
+  const { optimizer, weightDecay, beta1, beta2, eps } = config
+  const { entry, given } = await findEntry('optimizer', optimizer)
+  const flags = Object.entries({ beta1, beta2, eps }).filter(([, value]) => value !== undefined)
+  return entry.create(decayGroups(model.namedParameters(), weightDecay), { ...Object.fromEntries(flags), ...given })
 }
 
-async function buildTechnique(name: string): Promise<Technique> {
-  const isFactory = (value: unknown): value is () => Technique => typeof value === 'function'
-  const load = () => import(`../techniques/${name}.ts`) as Promise<Record<string, unknown>>
-  return (await findByName('technique', name, load, isFactory))()
+async function buildTechniques(config: TrainConfig): Promise<Technique[]> {
+  const found = await Promise.all(config.technique.map((text) => findEntry('technique', text)))
+  checkCombination(found.map(({ entry }) => entry))
+  return found.map(({ entry, given }) => entry.create(given))
 }
 
 /** Measured FLOP/s of the CPU at that precision (f16 computes in f32); of other devices it is not known. */
@@ -88,7 +67,7 @@ function peakOf(device: Device, precision: TrainConfig['precision']): number | u
 
 export async function startTraining(config: TrainConfig, data: TextDataset): Promise<TrainingRun> {
   const device = prepareDevice(config)
-  const model = buildModel(config, data.tokenizer.vocabSize, device)
+  const { model, techniques } = await buildModel(config, data.tokenizer.vocabSize, device)
   const { steps, lr, minLr, warmup, accumulate, evalEvery, clip, precision, seed } = config
   const trainer = new Trainer({
     model,
@@ -102,7 +81,7 @@ export async function startTraining(config: TrainConfig, data: TextDataset): Pro
     clip,
     precision,
     device,
-    techniques: await Promise.all(config.technique.map(buildTechnique)),
+    techniques,
     seed,
   })
   const peakFlops = config.json ? undefined : peakOf(device, precision) // shown to people only

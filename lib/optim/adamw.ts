@@ -3,7 +3,7 @@
 import { LeanformerError } from '../native/errors'
 import type { Parameter } from '../nn/parameter'
 import { run, type Tensor } from '../tensor/tensor'
-import { Optimizer, type ParameterGroup } from './optimizer'
+import { defineOptimizer, Optimizer, type ParameterGroup } from './optimizer'
 
 export interface AdamWOptions {
   /** Default 0.9. */
@@ -58,3 +58,15 @@ export class AdamW extends Optimizer {
     )
   }
 }
+
+export const adamwEntry = defineOptimizer({
+  name: 'adamw',
+  title: 'Adam with decoupled weight decay',
+  source: 'Loshchilov and Hutter, arXiv 1711.05101',
+  settings: {
+    beta1: { default: 0.9, min: 0, max: 0.999999, help: 'decay of the first moment' },
+    beta2: { default: 0.95, min: 0, max: 0.999999, help: 'decay of the second moment; 0.95 suits language models' },
+    eps: { default: 1e-8, min: 0, help: 'added to the root of the second moment' },
+  },
+  make: (groups, options) => new AdamW(groups, options),
+})

@@ -1,5 +1,6 @@
 // What every optimiser of this folder is. One native call updates all parameters of a group. Clipping and the skipping of
 // non-finite gradients come in through a tensor on the device, so that an update never waits for the host.
+import { resolveSettings, type Entry, type Settings, type Values } from '../catalog/entry'
 import { LeanformerError } from '../native/errors'
 import type { Parameter } from '../nn/parameter'
 import { zeros } from '../ops/creation'
@@ -94,4 +95,19 @@ export abstract class Optimizer {
     for (const byName of this.slots.values()) for (const value of byName.values()) value.dispose()
     this.slots.clear()
   }
+}
+
+/** An optimiser's file: what it says of itself, and how one is made. */
+export interface OptimizerEntry<S extends Settings = Settings> extends Entry<S> {
+  kind: 'optimizer'
+  create(groups: ParameterGroup[], settings?: Partial<Values<S>>): Optimizer
+}
+
+/** Makes the entry that an optimiser's file exports; create() checks its settings. */
+export function defineOptimizer<const S extends Settings>(
+  entry: Omit<Entry<S>, 'category'> & { make(groups: ParameterGroup[], values: Values<S>): Optimizer },
+): OptimizerEntry<S> {
+  const { make, ...rest } = entry
+  const whole = { ...rest, category: 'optimisation' as const }
+  return { ...whole, kind: 'optimizer', create: (groups, settings) => make(groups, resolveSettings(whole, settings)) }
 }

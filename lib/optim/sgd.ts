@@ -3,7 +3,7 @@
 import { LeanformerError } from '../native/errors'
 import type { Parameter } from '../nn/parameter'
 import { run, type Tensor } from '../tensor/tensor'
-import { Optimizer, type ParameterGroup } from './optimizer'
+import { defineOptimizer, Optimizer, type ParameterGroup } from './optimizer'
 
 export interface SGDOptions {
   /** Default 0: no momentum and no state. */
@@ -43,3 +43,15 @@ export class SGD extends Optimizer {
     )
   }
 }
+
+export const sgdEntry = defineOptimizer({
+  name: 'sgd',
+  title: 'Stochastic gradient descent with momentum',
+  source: 'Sutskever et al., ICML 2013; the form of PyTorch',
+  settings: {
+    momentum: { default: 0.9, min: 0, max: 0.999999, help: 'share of the last step kept; 0: plain gradient descent' },
+    dampening: { default: 0, min: 0, max: 1, help: 'share of the gradient left out of the momentum' },
+    nesterov: { default: false, help: 'look ahead along the momentum' },
+  },
+  make: (groups, options) => new SGD(groups, options),
+})

@@ -1,5 +1,6 @@
 // What every technique of this folder is: a name and optional hooks into a training run. The trainer knows no technique by
 // name. Each technique also has a plain functional form.
+import { resolveSettings, type Entry, type Settings, type Values } from '../catalog/entry'
 import type { Module } from '../nn/module'
 import type { Parameter } from '../nn/parameter'
 import type { Optimizer } from '../optim/optimizer'
@@ -45,6 +46,8 @@ export interface Technique {
   name: string
   /** Names of techniques that must come before this one. */
   after?: readonly string[]
+  /** Changes the model's structure, before its optimiser is made; also when a trained model is loaded. */
+  adapt?(model: Module<never, unknown>): void
   /** Once, before the first step. */
   setup?(run: TrainingRun): void
   /** May return another batch. */
@@ -58,6 +61,24 @@ export interface Technique {
   /** What must be saved for an exact resume: plain data and tensors. */
   state?(): { data?: unknown; tensors?: Map<string, Tensor> }
   load?(state: { data?: unknown; tensors: Map<string, Tensor> }): void
+}
+
+/** A technique's file: what it says of itself, and how one is made. */
+export interface TechniqueEntry<S extends Settings = Settings> extends Entry<S> {
+  kind: 'technique'
+  create(settings?: Partial<Values<S>>): Technique
+}
+
+/** Makes the entry that a technique's file exports; create() checks its settings. */
+export function defineTechnique<const S extends Settings>(
+  entry: Entry<S> & { make(values: Values<S>): Omit<Technique, 'name'> },
+): TechniqueEntry<S> {
+  const { make, ...rest } = entry
+  return {
+    ...rest,
+    kind: 'technique',
+    create: (settings) => ({ name: entry.name, ...make(resolveSettings(entry, settings)) }),
+  }
 }
 
 /** Techniques in an order that satisfies every `after`; otherwise as given. */

@@ -8,6 +8,7 @@ const root = path.resolve(__dirname, '../..')
 // From the bottom up. A folder may import itself, the lines below it, and what `sideways` names on its own line.
 const libraryLayers = [
   ['native'],
+  ['catalog'],
   ['tensor'],
   ['autograd'],
   ['ops'],
