@@ -10,6 +10,9 @@ import { defaultGenerator, seed } from '../../lib/tensor/random'
 import { keep, scope } from '../../lib/tensor/scope'
 import { setRequiresGrad, tensor, type Tensor } from '../../lib/tensor/tensor'
 import { randn } from '../../lib/ops/random'
+import { collectGarbage } from '../support/garbage'
+
+beforeAll(collectGarbage)
 
 const width = 16
 const rows = 64

@@ -3,6 +3,7 @@ import type { GPTConfig } from '../../lib/models/gpt'
 import { getDevice } from '../../lib/tensor/device'
 import { hostRandom } from '../../lib/tensor/random'
 import type { TrainerOptions } from '../../lib/train/trainer'
+import { collectGarbage } from '../support/garbage'
 import { tinyTrainer, tokenBatch } from '../support/tiny_gpt'
 
 interface Configuration {
@@ -44,6 +45,8 @@ function configurations(): Configuration[] {
     }
   })
 }
+
+beforeAll(collectGarbage)
 
 async function measure(deviceName: string, { config, rows, options }: Configuration) {
   const device = getDevice(deviceName)

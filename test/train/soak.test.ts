@@ -1,6 +1,9 @@
 // 10,000 steps of a tiny model: native bytes, handles and the JavaScript heap stay flat. And while a model trains with all
 // threads, timers in the same process stay on time.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { getDevice, liveHandles } from '../../lib/tensor/device'
+import { collectGarbage } from '../support/garbage'
 import { tinyTrainer, tokenBatch } from '../support/tiny_gpt'
 
 const tiny = { vocab: 16, context: 4, layers: 1, width: 8, heads: 1 }
@@ -11,11 +14,12 @@ test('10,000 steps leave nothing behind', async () => {
     steps: 10_000,
     data: { batch: (i) => tokenBatch(i, 1, tiny.context, tiny.vocab) },
   })
+  await collectGarbage()
   const seen: { live: number; reserved: number; handles: number; heap: number }[] = []
   const device = getDevice('cpu')
   for await (const { step, liveBytes } of trainer.train()) {
     if (step % 2000 !== 0) continue
-    globalThis.gc?.()
+    await collectGarbage()
     const { reservedBytes } = await device.synchronize()
     seen.push({ live: liveBytes, reserved: reservedBytes, handles: liveHandles(), heap: process.memoryUsage().heapUsed })
   }
@@ -23,14 +27,36 @@ test('10,000 steps leave nothing behind', async () => {
   for (const later of rest) {
     expect(later.live).toBe(first.live)
     expect(later.reserved).toBe(first.reserved)
-    expect(Math.abs(later.handles - first.handles)).toBeLessThan(200)
-    // Without a forced collection the heap saws up and down by what V8 leaves lying about.
-    expect(later.heap).toBeLessThan(first.heap + 48e6)
+    expect(later.handles).toBe(first.handles)
+    // Collected, so what is left is held: 40 bytes a step would be 320 kB. Measured: 100 kB.
+    expect(later.heap).toBeLessThan(first.heap + 320e3)
   }
   expect(seen).toHaveLength(5)
   model.dispose()
   optimizer.dispose()
 }, 120_000)
+
+const p99 = (delays: number[]) => delays.sort((a, b) => a - b)[Math.floor(delays.length * 0.99)]
+
+const idleProgram = `
+  const delays = []
+  let last = performance.now()
+  setInterval(() => {
+    const now = performance.now()
+    delays.push(now - last - 5)
+    last = now
+  }, 5)
+  process.on('message', () => process.send(delays, () => process.exit()))`
+
+/** p99 of the same timer in a process that does nothing else, from now on until the result is called for. */
+function idleTimer(): () => Promise<number> {
+  const child = spawn(process.execPath, ['-e', idleProgram], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+  return async () => {
+    child.send('done')
+    const [delays] = (await once(child, 'message')) as [number[]]
+    return p99(delays)
+  }
+}
 
 test('a 5 ms timer has a p99 delay under 20 ms while all cores train', async () => {
   const config = { vocab: 64, context: 128, layers: 4, width: 192, heads: 4 }
@@ -39,6 +65,7 @@ test('a 5 ms timer has a p99 delay under 20 ms while all cores train', async () 
     steps: 40,
     data: { batch: (i) => tokenBatch(i, 8, config.context, config.vocab) },
   })
+  const idle = idleTimer()
   const delays: number[] = []
   let last = performance.now()
   const timer = setInterval(() => {
@@ -48,9 +75,10 @@ test('a 5 ms timer has a p99 delay under 20 ms while all cores train', async () 
   }, 5)
   for await (const metrics of trainer.train()) expect(metrics.loss).toBeGreaterThan(0)
   clearInterval(timer)
-  delays.sort((a, b) => a - b)
+  const idleP99 = await idle()
   expect(delays.length).toBeGreaterThan(50)
-  expect(delays[Math.floor(delays.length * 0.99)]).toBeLessThan(20)
+  // Where other programs keep the machine busy, no process is on time: then twice the delay of an idle one.
+  expect(p99(delays)).toBeLessThan(Math.max(20, 2 * idleP99))
   model.dispose()
   optimizer.dispose()
 }, 60_000)
