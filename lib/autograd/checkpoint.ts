@@ -14,7 +14,9 @@ import { currentTape, noGrad, recordAlways, Tape, withTape } from './tape'
 export function checkpoint(fn: (...inputs: Tensor[]) => Tensor, inputs: readonly Tensor[]): Tensor {
   if (currentTape() === null) return scope(() => fn(...inputs))
   const random = defaultGenerator.state()
-  const output = noGrad(() => scope(() => fn(...inputs)))
+  const result = noGrad(() => scope(() => fn(...inputs)))
+  // A layer that is skipped returns its input; the record needs an identity of its own.
+  const output = inputs.includes(result) ? result.detach() : result
   recordAlways('checkpoint', inputs, [output], inputs, ([grad], saved, context) => {
     const after = defaultGenerator.state()
     defaultGenerator.restore(random)

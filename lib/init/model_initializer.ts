@@ -2,11 +2,28 @@
 // branch), then values for its parameters, found by their paths.
 import { resolveSettings, type Entry, type Settings, type Values } from '../catalog/entry'
 import type { Generator } from '../tensor/random'
+import { scope } from '../tensor/scope'
 import type { Tensor } from '../tensor/tensor'
+import type { Initializer } from './initializer'
+
+/** What an initialiser sees of a parameter. */
+export interface InitialisedParameter {
+  readonly shape: readonly number[]
+  readonly tensor: Tensor
+  /** Factors that the optimiser's groups take from here. */
+  readonly scales: { lr: number; weightDecay: number; eps: number }
+  set(values: Tensor): void
+}
 
 /** What an initialiser sees of a model: its parameters by path, such as `blocks.0.mlp.up.weight`. */
 export interface ParameterTree {
-  namedParameters(): Map<string, { readonly shape: readonly number[]; readonly tensor: Tensor; set(values: Tensor): void }>
+  namedParameters(): Map<string, InitialisedParameter>
+}
+
+/** Fills a parameter by an initialiser, on its own device and in its own format. */
+export function fill(parameter: InitialisedParameter, init: Initializer, generator: Generator): void {
+  const { device, dtype } = parameter.tensor
+  scope(() => parameter.set(init(parameter.shape, { device, dtype, generator })))
 }
 
 export interface ModelInitializer {

@@ -10,9 +10,10 @@ import { Linear } from '../nn/linear'
 import type { MLPActivation } from '../nn/mlp'
 import { Module, type ModuleOptions } from '../nn/module'
 import { RMSNorm } from '../nn/rms_norm'
-import { TransformerBlock } from '../nn/transformer_block'
+import { TransformerBlock, type BranchOptions } from '../nn/transformer_block'
 import { checkpoint } from '../autograd/checkpoint'
 import { alibiSlopes } from '../ops/alibi'
+import { mulScalar } from '../ops/elementwise'
 import { embedding } from '../ops/embedding'
 import { linearCrossEntropy, type LinearCrossEntropyOptions } from '../ops/linear_cross_entropy'
 import { linear } from '../ops/linear'
@@ -20,7 +21,7 @@ import { slice } from '../ops/slice'
 import { keep } from '../tensor/scope'
 import { tensor, type Tensor } from '../tensor/tensor'
 
-export interface GPTConfig {
+export interface GPTConfig extends BranchOptions {
   vocab: number
   /** Longest sequence, in tokens. */
   context: number
@@ -30,7 +31,7 @@ export interface GPTConfig {
   kvHeads?: number
   /** Width of the feed-forward layer; default 4 * width. */
   hidden?: number
-  norm?: 'layer_norm' | 'rms_norm'
+  norm?: 'layer_norm' | 'rms_norm' | 'none'
   activation?: MLPActivation
   positions?: 'learned' | 'rotary' | 'alibi' | 'none'
   /** The head's weight is the token embedding; default true. */
@@ -40,6 +41,16 @@ export interface GPTConfig {
   /** Sliding attention window in tokens; 0 for the whole context. */
   window?: number
   rotaryBase?: number
+  /** 'gpsa': gated positional self-attention. */
+  attention?: 'softmax' | 'gpsa'
+  /** Last layers that keep softmax attention beside gpsa; default 0. */
+  plainLayers?: number
+  /** Factor of the attention scores; 0 (default) for 1 / sqrt(width per head). */
+  attentionScale?: number
+  /** Embeddings are multiplied by sqrt(width). */
+  scaleEmbeddings?: boolean
+  /** Factor of the logits; default 1. */
+  logitScale?: number
   /** Recompute each layer in the backward pass instead of keeping its inner tensors. */
   checkpointing?: boolean
 }
@@ -58,7 +69,7 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
   tokenEmbedding: Embedding
   positionEmbedding: Embedding | null
   blocks: TransformerBlock[]
-  norm: LayerNorm | RMSNorm
+  norm: LayerNorm | RMSNorm | null
   head: Linear | null
   readonly config: Required<GPTConfig>
   private readonly dropout: Dropout | null
@@ -77,6 +88,15 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
       dropout: 0,
       window: 0,
       rotaryBase: 10000,
+      attention: 'softmax',
+      plainLayers: 0,
+      attentionScale: 0,
+      scaleEmbeddings: false,
+      logitScale: 1,
+      gates: 'none',
+      gateStart: 0,
+      shifts: false,
+      branchScale: 1,
       checkpointing: false,
       ...Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined)),
     } as Required<GPTConfig>
@@ -90,23 +110,25 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
       full.positions === 'alibi' ? keep(tensor(alibiSlopes(full.heads), null, { device: options.device })) : null
     this.blocks = Array.from(
       { length: layers },
-      () =>
+      (_, i) =>
         new TransformerBlock(width, {
           ...options,
           ...full,
           causal: true,
           rotaryBase: full.positions === 'rotary' ? full.rotaryBase : undefined,
           slopes: this.slopes,
+          scale: full.attentionScale,
+          attention: i < layers - full.plainLayers ? full.attention : 'softmax',
           residualInit: gpt2Residual(layers),
         }),
     )
     this.norm =
-      full.norm === 'rms_norm' ? new RMSNorm(width, options) : new LayerNorm(width, { ...options, bias })
+      full.norm === 'none' ? null : full.norm === 'rms_norm' ? new RMSNorm(width, options) : new LayerNorm(width, { ...options, bias })
     this.head = full.tiedHead ? null : new Linear(width, vocab, { ...options, bias: false })
     this.dropout = full.dropout ? new Dropout(full.dropout) : null
   }
 
-  /** ids i32 [batch, tokens] -> the last hidden states [batch, tokens, width], after the final norm. */
+  /** ids i32 [batch, tokens] -> the last hidden states [batch, tokens, width], after the final norm and times logitScale. */
   forward(ids: Tensor, inputs: GPTInputs = {}): Tensor {
     const { cache } = inputs
     this.checkIds(ids, cache)
@@ -116,7 +138,8 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
       const layer = { segments: inputs.segments, positions: inputs.positions, cache: cache?.[i] }
       x = this.config.checkpointing && !cache ? checkpoint((h) => block.call(h, layer), [x]) : block.call(x, layer)
     }
-    return this.norm.call(x)
+    if (this.norm) x = this.norm.call(x)
+    return this.config.logitScale === 1 ? x : mulScalar(x, this.config.logitScale)
   }
 
   /** Unnormalised log-probabilities [batch, tokens, vocab] of each next token. */
@@ -155,12 +178,11 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
 
   private embed(ids: Tensor, { positions, cache }: GPTInputs): Tensor {
     const table = this.tokenEmbedding.weight.value
-    if (!this.positionEmbedding) return embedding(table, ids)
-    return embedding(table, ids, {
-      positionTable: this.positionEmbedding.weight.value,
-      positions,
-      offset: cache?.[0].length ?? 0,
-    })
+    const positionTable = this.positionEmbedding?.weight.value
+    const x = positionTable
+      ? embedding(table, ids, { positionTable, positions, offset: cache?.[0].length ?? 0 })
+      : embedding(table, ids)
+    return this.config.scaleEmbeddings ? mulScalar(x, Math.sqrt(this.config.width)) : x
   }
 
   private checkIds(ids: Tensor, cache?: KeyValueCache[] | null): void {

@@ -2,7 +2,8 @@
 // added inside the last one. Grouped queries, sliding window, rotary and ALiBi positions, packed samples, key-value cache.
 import { LeanformerError } from '../native/errors'
 import type { Initializer } from '../init/initializer'
-import { attention, packedAttention } from '../ops/attention'
+import { attention, packedAttention, type AttentionOptions as AttentionKernelOptions } from '../ops/attention'
+import { split } from '../ops/concat'
 import { rotary } from '../ops/rotary'
 import { slice, writeSlice } from '../ops/slice'
 import { reshape } from '../ops/reshape'
@@ -23,8 +24,16 @@ export interface AttentionOptions extends ModuleOptions {
   rotaryBase?: number
   /** f32 [heads], from alibiSlopes(). Not a parameter. */
   slopes?: Tensor | null
+  /** Factor of the scores; default 1 / sqrt(head width). */
+  scale?: number
   outInit?: Initializer
 }
+
+/**
+ * Another way to attend, in place of softmax attention: q [batch, queries, heads, width], k and v [batch, keys, kvHeads,
+ * width] -> like q. The last query stands at the last key.
+ */
+export type AttentionKernel = (q: Tensor, k: Tensor, v: Tensor, options: AttentionKernelOptions) => Tensor
 
 /** What varies from call to call. */
 export interface AttentionInputs {
@@ -41,9 +50,12 @@ export interface AttentionInputs {
 export class Attention extends Module<[x: Tensor, inputs?: AttentionInputs]> {
   qkv: Linear
   out: Linear
-  private readonly options: AttentionOptions
-  private readonly kvHeads: number
-  private readonly headWidth: number
+  /** Set by techniques; null: softmax attention. */
+  kernel: AttentionKernel | null = null
+  readonly heads: number
+  readonly kvHeads: number
+  readonly headWidth: number
+  protected readonly options: AttentionOptions
 
   constructor(width: number, options: AttentionOptions) {
     super()
@@ -56,6 +68,7 @@ export class Attention extends Module<[x: Tensor, inputs?: AttentionInputs]> {
       )
     }
     this.options = options
+    this.heads = heads
     this.kvHeads = kvHeads
     this.headWidth = width / heads
     const common = { device: options.device, dtype: options.dtype, generator: options.generator, bias: options.bias }
@@ -65,36 +78,60 @@ export class Attention extends Module<[x: Tensor, inputs?: AttentionInputs]> {
 
   /** x [batch, tokens, width] -> the same shape. */
   forward(x: Tensor, inputs: AttentionInputs = {}): Tensor {
-    const { heads, causal = true, window, slopes, rotaryBase } = this.options
+    const { heads, causal = true, window, slopes, scale, rotaryBase } = this.options
     const { residual, segments, positions, cache } = inputs
     let qkv = this.qkv.call(x)
     if (rotaryBase) {
       qkv = rotary(qkv, { heads, kvHeads: this.kvHeads, base: rotaryBase, positions, offset: cache?.length ?? 0 })
     }
-    const options = {
+    const options: AttentionKernelOptions = {
       heads,
       kvHeads: this.kvHeads,
       causal,
       window,
       slopes,
+      scale,
       segments,
       dropout: this.training ? (this.options.dropout ?? 0) : 0,
     }
-    const mixed = cache ? this.attendCached(qkv, cache, options) : packedAttention(qkv, options)
-    return this.out.call(mixed, residual)
+    return this.out.call(this.mix(qkv, cache ?? null, options), residual)
   }
 
-  private attendCached(qkv: Tensor, cache: KeyValueCache, options: Parameters<typeof attention>[3]): Tensor {
-    const { heads } = this.options
+  /** qkv [batch, tokens, (heads + 2 kvHeads) * headWidth] -> [batch, tokens, heads * headWidth]. */
+  protected mix(qkv: Tensor, cache: KeyValueCache | null, options: AttentionKernelOptions): Tensor {
+    if (!cache && !this.kernel) return packedAttention(qkv, options)
     const [batch, tokens] = qkv.shape
-    const d = this.headWidth
-    const part = (first: number, count: number) =>
-      reshape(slice(qkv, [0, 0, first * d], [batch, tokens, (first + count) * d]), [batch, tokens, count, d])
-    const { keys, values } = cache.reserve(batch, tokens, this.kvHeads, d, qkv)
-    writeSlice(keys, part(heads, this.kvHeads), [0, cache.length, 0, 0])
-    writeSlice(values, part(heads + this.kvHeads, this.kvHeads), [0, cache.length, 0, 0])
-    cache.length += tokens
-    const out = attention(part(0, heads), keys, values, { ...options, segments: null, kvLength: cache.length })
-    return reshape(out, [batch, tokens, heads * d])
+    const { q, k, v } = this.splitHeads(qkv)
+    const past = cache ? this.remember(cache, k, v) : null
+    const out = this.kernel
+      ? this.kernel(q, ...(past ? seen(past, cache!.length) : ([k, v] as const)), past ? { ...options, segments: null } : options)
+      : attention(q, past!.keys, past!.values, { ...options, segments: null, kvLength: cache!.length })
+    return reshape(out, [batch, tokens, this.heads * this.headWidth])
   }
+
+  /** q [batch, tokens, heads, headWidth], k and v [batch, tokens, kvHeads, headWidth]. */
+  protected splitHeads(qkv: Tensor): { q: Tensor; k: Tensor; v: Tensor } {
+    const [batch, tokens] = qkv.shape
+    const counts = [this.heads, this.kvHeads, this.kvHeads]
+    const parts = split(qkv, counts.map((count) => count * this.headWidth), 2)
+    const [q, k, v] = parts.map((part, i) => reshape(part, [batch, tokens, counts[i], this.headWidth]))
+    return { q, k, v }
+  }
+
+  /** Adds the new keys and values to the cache, and gives all of it. */
+  protected remember(cache: KeyValueCache, k: Tensor, v: Tensor): { keys: Tensor; values: Tensor } {
+    const [batch, tokens] = k.shape
+    const past = cache.reserve(batch, tokens, this.kvHeads, this.headWidth, k)
+    writeSlice(past.keys, k, [0, cache.length, 0, 0])
+    writeSlice(past.values, v, [0, cache.length, 0, 0])
+    cache.length += tokens
+    return past
+  }
+}
+
+/** The part of a cache that is filled. */
+export function seen({ keys, values }: { keys: Tensor; values: Tensor }, length: number): [keys: Tensor, values: Tensor] {
+  const [batch, , heads, width] = keys.shape
+  const part = (x: Tensor) => slice(x, [0, 0, 0, 0], [batch, length, heads, width])
+  return [part(keys), part(values)]
 }

@@ -1,17 +1,31 @@
 // The feed-forward half of a transformer block: up, activation, down; or the gated form down(silu(gate x) * up x).
 // Source of SwiGLU: Shazeer, arXiv 2002.05202.
 import type { Initializer } from '../init/initializer'
+import { zeros } from '../ops/creation'
+import { gelu, relu, silu } from '../ops/elementwise'
 import { feedForward } from '../ops/linear'
 import { swiglu } from '../ops/swiglu'
 import type { Tensor } from '../tensor/tensor'
 import { Linear } from './linear'
 import { Module, type ModuleOptions } from './module'
+import { Parameter } from './parameter'
+import { shifted } from './residual'
+
+const activations: Record<MLPActivation, (x: Tensor) => Tensor> = {
+  gelu: (x) => gelu(x),
+  gelu_exact: (x) => gelu(x, 'none'),
+  relu,
+  silu,
+  swiglu,
+}
 
 export type MLPActivation = 'gelu' | 'gelu_exact' | 'relu' | 'silu' | 'swiglu'
 
 export interface MLPOptions extends ModuleOptions {
   activation?: MLPActivation
   bias?: boolean
+  /** A trainable scalar added before the activation and one before the last product, 0 at first (Fixup). */
+  shifts?: boolean
   downInit?: Initializer
 }
 
@@ -19,6 +33,9 @@ export class MLP extends Module<[x: Tensor, residual?: Tensor | null]> {
   /** [hidden, width]; for swiglu [2 hidden, width], the gate's rows first. */
   up: Linear
   down: Linear
+  /** f32 [1] each. */
+  upShift: Parameter | null
+  downShift: Parameter | null
   private readonly activation: MLPActivation
 
   constructor(width: number, hidden: number, options: MLPOptions = {}) {
@@ -27,11 +44,17 @@ export class MLP extends Module<[x: Tensor, residual?: Tensor | null]> {
     const common = { device: options.device, dtype: options.dtype, generator: options.generator, bias: options.bias }
     this.up = new Linear(width, this.activation === 'swiglu' ? 2 * hidden : hidden, common)
     this.down = new Linear(hidden, width, { ...common, init: options.downInit })
+    const shift = () => (options.shifts ? new Parameter(zeros([1], common)) : null)
+    this.upShift = shift()
+    this.downShift = shift()
   }
 
   forward(x: Tensor, residual?: Tensor | null): Tensor {
     const { up, down, activation } = this
-    if (activation === 'swiglu') return down.call(swiglu(up.call(x)), residual)
+    if (activation === 'swiglu' || this.upShift) {
+      const pre = shifted(up.call(x), this.upShift)
+      return down.call(shifted(activations[activation](pre), this.downShift), residual)
+    }
     const weights = { up: up.weight.value, upBias: up.bias?.value, down: down.weight.value, downBias: down.bias?.value }
     return feedForward(x, weights, activation, residual)
   }

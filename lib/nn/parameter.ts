@@ -8,6 +8,8 @@ export class Parameter {
   private master: Tensor
   private lowPrecision: Tensor | null = null
   private frozen = false
+  /** Factors of the learning rate, of the weight decay and of the optimiser's eps for this parameter; see decayGroups(). */
+  readonly scales = { lr: 1, weightDecay: 1, eps: 1 }
 
   /** Takes the tensor over. */
   constructor(value: Tensor) {

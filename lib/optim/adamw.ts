@@ -43,7 +43,7 @@ export class AdamW extends Optimizer {
     }
   }
 
-  protected update(named: [string, Parameter][], lr: number, weightDecay: number, clip: Tensor | null): void {
+  protected update(named: [string, Parameter][], lr: number, weightDecay: number, clip: Tensor | null, group: ParameterGroup): void {
     const copies = named.map(([, parameter]) => parameter.copy)
     adamw(
       {
@@ -54,7 +54,7 @@ export class AdamW extends Optimizer {
         copies: copies.some((copy) => copy !== null) ? copies : [],
         clip,
       },
-      { ...this.options, lr, weightDecay, step: this.steps },
+      { ...this.options, eps: this.options.eps * (group.epsScale ?? 1), lr, weightDecay, step: this.steps },
     )
   }
 }

@@ -13,15 +13,32 @@ export interface ParameterGroup {
   weightDecay?: number
   /** Factor of the learning rate; default 1. */
   lrScale?: number
+  /** Factor of eps, for optimisers of Adam's kind; default 1. */
+  epsScale?: number
 }
 
-/** The usual two groups: matrices and tables with weight decay, vectors (biases, norm gains, gates) without. */
+/**
+ * The usual two groups: matrices and tables with weight decay, vectors (biases, norm gains, gates) without. Parameters
+ * whose scales an initialiser changed (muP, Fixup) make groups of their own.
+ */
 export function decayGroups(parameters: Map<string, Parameter>, weightDecay: number): ParameterGroup[] {
-  const pick = (matrix: boolean) => new Map([...parameters].filter(([, p]) => p.shape.length >= 2 === matrix))
-  return [
-    { parameters: pick(true), weightDecay },
-    { parameters: pick(false), weightDecay: 0 },
-  ].filter((group) => group.parameters.size > 0)
+  const groups = new Map<string, ParameterGroup>()
+  for (const matrix of [true, false]) {
+    for (const [name, parameter] of parameters) {
+      if (parameter.shape.length >= 2 !== matrix) continue
+      const { lr, weightDecay: decay, eps } = parameter.scales
+      const key = [matrix, lr, decay, eps].join()
+      const group: ParameterGroup = groups.get(key) ?? {
+        parameters: new Map(),
+        weightDecay: matrix ? weightDecay * decay : 0,
+        ...(lr === 1 ? {} : { lrScale: lr }),
+        ...(eps === 1 ? {} : { epsScale: eps }),
+      }
+      group.parameters.set(name, parameter)
+      groups.set(key, group)
+    }
+  }
+  return [...groups.values()]
 }
 
 export abstract class Optimizer {
@@ -40,11 +57,18 @@ export abstract class Optimizer {
     for (const group of this.groups) {
       // Parameters without a gradient are left alone, not treated as if it were zero.
       const named = [...group.parameters].filter(([, parameter]) => parameter.grad !== null)
-      if (named.length) this.update(named, lr * (group.lrScale ?? 1), group.weightDecay ?? 0, clip ?? null)
+      if (named.length) this.update(named, lr * (group.lrScale ?? 1), group.weightDecay ?? 0, clip ?? null, group)
     }
   }
 
-  protected abstract update(named: [string, Parameter][], lr: number, weightDecay: number, clip: Tensor | null): void
+  /** Updates parameters of one group; `lr` and `weightDecay` have the group's factors in them. */
+  protected abstract update(
+    named: [string, Parameter][],
+    lr: number,
+    weightDecay: number,
+    clip: Tensor | null,
+    group: ParameterGroup,
+  ): void
 
   /** The state tensor `slot` of a parameter, zeros like its master at first. */
   protected slot(slot: string, name: string, parameter: Parameter): Tensor {

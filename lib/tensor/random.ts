@@ -1,5 +1,7 @@
 // Counter-based randomness: a (seed, offset) pair names a block of Philox 4x32-10 numbers, the same on every device and
 // in every order of execution. A generator only hands out offsets, so its whole state is two numbers.
+const { cos, log, sqrt, PI } = Math
+
 export interface RandomState {
   seed: number
   offset: number
@@ -57,5 +59,5 @@ export function hostRandom(block: RandomState): { uniform(): number; normal(): n
   }
   for (let i = 0; i < 16; ++i) next()
   const uniform = () => (next() * 2 ** 21 + (next() >>> 11)) * 2 ** -53
-  return { uniform, normal: () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform()) }
+  return { uniform, normal: () => sqrt(-2 * log(1 - uniform())) * cos(2 * PI * uniform()) }
 }
