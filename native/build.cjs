@@ -2,7 +2,7 @@
 // Builds the native code with CMake (through cmake-js, which downloads nothing). npm's install script, binding.gyp and
 // `npm run build:native` all come here. Names what is missing, and how to install it, before CMake is started.
 //   --config=Release|Debug  --out=FOLDER
-//   WITH_CUDA=AUTO|ON|OFF  CUDA_ARCHS=80;90  JOBS=N  CMAKE_CXX_COMPILER_LAUNCHER=ccache
+//   WITH_CUDA=AUTO|ON|OFF  CUDA_ARCHS=80;90  CUDA_RUNTIME=Static|Shared  CUDA_STACK_ROOT=FOLDERS  JOBS=N  CMAKE_CXX_COMPILER_LAUNCHER=ccache
 //   LEANFORMER_WERROR=1 makes warnings errors; LEANFORMER_SANITIZE=1 builds build/Sanitize with ASan and UBSan
 const { spawnSync } = require('node:child_process')
 const fs = require('node:fs')
@@ -38,6 +38,8 @@ const defines = {
   WITH_CUDA: env.WITH_CUDA || 'AUTO',
 }
 if (env.CUDA_ARCHS) defines.CMAKE_CUDA_ARCHITECTURES = env.CUDA_ARCHS
+if (env.CUDA_RUNTIME) defines.CUDA_RUNTIME = env.CUDA_RUNTIME
+if (env.CMAKE_CUDA_COMPILER_LAUNCHER) defines.CMAKE_CUDA_COMPILER_LAUNCHER = env.CMAKE_CUDA_COMPILER_LAUNCHER
 if (env.CMAKE_CXX_COMPILER_LAUNCHER) defines.CMAKE_CXX_COMPILER_LAUNCHER = env.CMAKE_CXX_COMPILER_LAUNCHER
 
 const common = ['-d', root, '-O', work, '-B', config, '-l', 'warn']

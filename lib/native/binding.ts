@@ -11,6 +11,19 @@ interface OpStats {
   bytesWritten: number
 }
 
+/** Numbers that the device cannot tell are negative. */
+export interface DeviceFacts {
+  /** Name, capability and driver; '' for the CPU. */
+  description: string
+  memoryBytes: number
+  freeBytes: number
+  /** Power now. */
+  watts: number
+  /** Energy since the driver was loaded. */
+  joules: number
+  celsius: number
+}
+
 /** Numbers returned by call, view, release, create, read and fence are error codes: 0, or a position in errorCodes. */
 interface Addon {
   init(words: Float64Array, onComplete: (id: number, code: number, message: string, hint: string) => void): void
@@ -29,6 +42,8 @@ interface Addon {
   checkGuards(device: number, on: boolean): void
   firstNonfinite(device: number): string
   devices(): string[]
+  loadCuda(): string
+  facts(device: number): DeviceFacts
   stats(device: number, stats: Float64Array): void
   liveHandles(): number
   profile(device: number, reset: boolean): OpStats[]
@@ -37,7 +52,7 @@ interface Addon {
   hasKernel(device: number, op: number): boolean
   setThreads(count: number): void
   threads(): number
-  buildInfo(): { build: string; isa: string; cudaAbsent: string }
+  buildInfo(): { build: string; isa: string }
   measurePeaks(): { f32Gflops: number; bf16Gflops: number; bandwidthGbs: number }
 }
 

@@ -1,5 +1,5 @@
 // Devices by name. `cpu` computes; `meta` only knows shapes, bytes and costs; `cuda:N` come from a plug-in.
-import { addon } from '../native/binding'
+import { addon, type DeviceFacts } from '../native/binding'
 import { fence, statsNow, type DeviceStats } from '../native/call'
 import { LeanformerError } from '../native/errors'
 
@@ -70,12 +70,32 @@ export class Device {
     return addon.firstNonfinite(this.number)
   }
 
+  /** What the device says of itself: description, memory, power and energy. */
+  facts(): DeviceFacts {
+    return addon.facts(this.number)
+  }
+
   toString(): string {
     return this.name
   }
 }
 
-const devices = addon.devices().map((name, number) => new Device(name, number))
+const devices: Device[] = []
+let cudaAbsent: string | undefined
+addDevices()
+
+function addDevices(): void {
+  for (const [number, name] of addon.devices().entries()) devices[number] ??= new Device(name, number)
+}
+
+// The CUDA plug-in is loaded by whoever first asks for one of its devices, or for the list.
+function loadCuda(): string {
+  if (cudaAbsent === undefined) {
+    cudaAbsent = addon.loadCuda()
+    addDevices()
+  }
+  return cudaAbsent
+}
 
 /** Tensor handles alive in this Node environment, on all devices. */
 export function liveHandles(): number {
@@ -84,24 +104,25 @@ export function liveHandles(): number {
 
 /** All devices of this process. */
 export function listDevices(): readonly Device[] {
+  loadCuda()
   return devices
 }
 
-/** Why there is no CUDA device, in a sentence; '' when there is one. */
+/** Why there is no CUDA device, in a sentence with what to do; '' when there is one. */
 export function cudaAbsence(): string {
-  return devices.some((device) => device.name.startsWith('cuda')) ? '' : addon.buildInfo().cudaAbsent
+  return loadCuda()
 }
 
 /** A device by name: 'cpu', 'meta', 'cuda', 'cuda:1'; 'auto' is the first CUDA device, or else the CPU. */
 export function getDevice(name: string | Device): Device {
   if (typeof name !== 'string') return name
-  if (name === 'auto') return devices.find((device) => device.name === 'cuda:0') ?? devices[0]
+  if (name === 'auto') return loadCuda() === '' ? getDevice('cuda:0') : devices[0]
   const full = name === 'cuda' ? 'cuda:0' : name
+  const reason = full.startsWith('cuda') ? loadCuda() : ''
   const found = devices.find((device) => device.name === full)
   if (found) return found
   const known = devices.map((device) => `'${device.name}'`).join(', ')
-  const reason = full.startsWith('cuda') ? `: ${cudaAbsence()}` : ''
-  throw new LeanformerError('ERR_DEVICE', `device '${name}' is not here${reason}`, `devices here: ${known}`)
+  throw new LeanformerError('ERR_DEVICE', `device '${name}' is not here${reason && `: ${reason}`}`, `devices here: ${known}`)
 }
 
 export function deviceByNumber(number: number): Device {

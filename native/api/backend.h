@@ -1,28 +1,55 @@
 // What a backend gives to the core: memory, copies, kernels. The CPU fills this table in native/cpu/device.cpp; a plug-in
-// library returns one from its entry point `leanformer_backend`. Plain C types only; every function may be called from
-// the device's stream thread alone, except probe-like ones that say otherwise.
+// library returns one from its entry point `leanformer_backend`. Plain C types only. Functions that take `stream` are
+// called from the thread that made it, and from no other; the rest from any thread.
+//
+// A function that returns int32_t gives kOk, or an error code with `error` (kErrorText bytes) filled in.
 #pragma once
 #include "api/kernel.h"
 
 namespace lf {
 
-constexpr uint32_t kAbiVersion = 1;
+constexpr uint32_t kAbiVersion = 2;
+
+// What a device says of itself, for `leanformer info` and the step metrics. Numbers that it cannot tell are negative.
+struct DeviceFacts {
+  char description[384];  // "NVIDIA H100 80GB HBM3, compute capability 9.0, 132 multiprocessors, driver 13.0"
+  int64_t memory_bytes, free_bytes;
+  double watts, joules;  // power now; energy since the driver was loaded
+  double celsius;
+};
+
+using WorkspaceFn = int64_t (*)(const KernelArgs* args);
 
 struct Backend {
   uint32_t abi_version;
   const char* name;
-  // A new region of device memory, or nullptr when there is none left. Regions are kept until the process ends.
-  void* (*allocate_slab)(int device_index, int64_t bytes);
-  void (*free_slab)(int device_index, void* slab, int64_t bytes);
-  // Ordered after all kernels launched so far; copy_out returns when the bytes are on the host.
+  int32_t device_count;
+  // A device's stream object, made on the thread that will use it. The CPU has none and returns kOk with nullptr.
+  int32_t (*create_stream)(int device_index, void** stream, char* error);
+  // A new region of device memory, or nullptr when there is none left.
+  void* (*allocate_slab)(void* stream, int64_t bytes);
+  void (*free_slab)(void* stream, void* slab, int64_t bytes);
+  // Ordered after all kernels launched so far. copy_in may return before the copy is done, but has read `host`; copy_out
+  // returns when the bytes are on the host.
   int32_t (*copy_in)(void* stream, void* device, const void* host, int64_t bytes, char* error);
   int32_t (*copy_out)(void* stream, void* host, const void* device, int64_t bytes, char* error);
-  void (*fill_zero)(void* stream, void* device, int64_t bytes);
+  int32_t (*fill_zero)(void* stream, void* device, int64_t bytes, char* error);
+  // Waits for everything launched so far, and reports what kernels found wrong while they ran (an id outside of a table).
   int32_t (*synchronize)(void* stream, char* error);
-  // nullptr: this backend has no kernel for the operator. Callable from any thread.
+  // After an error was reported: lets the stream work again. kOk, or why it never will (a device that was lost).
+  int32_t (*recover)(void* stream, char* error);
+  // nullptr: this backend has no kernel for the operator.
   KernelFn (*find_kernel)(const char* op);
+  // How many bytes of workspace this backend's kernel wants for a call, whose views have shapes and no data. nullptr: as
+  // the operator's schema says.
+  WorkspaceFn (*find_workspace)(const char* op);
   // Values that are NaN or infinite in a tensor of a floating dtype.
   int64_t (*count_nonfinite)(void* stream, const TensorView* tensor);
+  void (*facts)(int device_index, DeviceFacts* facts);
 };
+
+// The entry point of a plug-in library, `extern "C"`: nullptr with `error` filled in when it cannot be used here, because
+// the stamps of the builds differ or there is no device.
+using BackendEntry = const Backend* (*)(uint32_t abi_version, const char* build_stamp, char* error);
 
 }  // namespace lf

@@ -4,7 +4,9 @@
 #pragma once
 #include <cstdint>
 
-#if defined(__GNUC__) || defined(__clang__)
+#if defined(__CUDACC__)
+#define LF_INLINE __host__ __device__ __forceinline__
+#elif defined(__GNUC__) || defined(__clang__)
 #define LF_INLINE __attribute__((always_inline)) inline
 #else
 #define LF_INLINE __forceinline
@@ -71,6 +73,7 @@ struct KernelArgs {
   void* workspace;  // as many bytes as the schema's workspace rule asked for, 64-byte aligned, contents undefined
   int64_t workspace_bytes;
   void* stream;  // the backend's own stream object; nullptr on the CPU
+  const char* op;  // the operator's name; lives as long as the process
   char* error;   // kErrorText bytes, filled when the kernel returns anything but kOk
   int32_t num_inputs;
   int32_t num_outputs;

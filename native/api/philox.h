@@ -5,24 +5,18 @@
 #pragma once
 #include "api/kernel.h"
 
-#if defined(__CUDACC__)
-#define LF_HOST_DEVICE __host__ __device__
-#else
-#define LF_HOST_DEVICE
-#endif
-
 namespace lf {
 
 struct PhiloxKey {
   uint32_t key0, key1, offset0, offset1;
 };
 
-LF_HOST_DEVICE LF_INLINE PhiloxKey philox_key(int64_t seed, int64_t offset) {
+LF_INLINE PhiloxKey philox_key(int64_t seed, int64_t offset) {
   return {static_cast<uint32_t>(seed), static_cast<uint32_t>(static_cast<uint64_t>(seed) >> 32),
           static_cast<uint32_t>(offset), static_cast<uint32_t>(static_cast<uint64_t>(offset) >> 32)};
 }
 
-LF_HOST_DEVICE LF_INLINE void philox(const PhiloxKey& key, uint64_t block, uint32_t words[4]) {
+LF_INLINE void philox(const PhiloxKey& key, uint64_t block, uint32_t words[4]) {
   uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32), c2 = key.offset0, c3 = key.offset1;
   uint32_t k0 = key.key0, k1 = key.key1;
   for (int round = 0; round < 10; ++round) {
@@ -42,6 +36,6 @@ LF_HOST_DEVICE LF_INLINE void philox(const PhiloxKey& key, uint64_t block, uint3
 }
 
 // Uniform in [0, 1), a multiple of 2^-24.
-LF_HOST_DEVICE LF_INLINE float philox_uniform(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
+LF_INLINE float philox_uniform(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
 
 }  // namespace lf

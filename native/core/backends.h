@@ -1,4 +1,4 @@
-// The devices of this process: `cpu`, `meta`, and those of plug-ins that could be loaded.
+// The devices of this process: `cpu`, `meta`, and those of plug-ins, which join when somebody first asks for them.
 #pragma once
 #include <string>
 #include <vector>
@@ -13,10 +13,13 @@ struct DeviceDescription {
   int index;               // among the backend's devices
 };
 
-// Position = device number everywhere else. 0 is the CPU, 1 is meta.
-const std::vector<DeviceDescription>& available_devices();
+// Position = device number everywhere else. 0 is the CPU, 1 is meta; CUDA devices follow once load_cuda() has run. A device
+// that is in the list stays there.
+std::vector<DeviceDescription> available_devices();
 
-// Why a backend cannot be used, in a sentence; empty when it can.
-std::string cuda_absence_reason();
+// Looks for a driver (a fraction of a millisecond where there is none), then loads the plug-in beside the addon, or the
+// one that LEANFORMER_CUDA_PLUGIN names. Returns why there is no CUDA device, in a sentence with what to do; empty when
+// there is one. The outcome is kept: later calls cost nothing.
+std::string load_cuda();
 
 }  // namespace lf

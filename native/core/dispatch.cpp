@@ -10,14 +10,23 @@ constexpr int64_t kSlotRange = int64_t{1} << 24;
 }
 
 Context::Context() {
-  for (const DeviceDescription& device : available_devices()) {
+  slots_.emplace_back();  // position 0 is never used: handle 0 means absent
+  update_devices();
+}
+
+void Context::update_devices() {
+  const auto devices = available_devices();
+  for (size_t i = streams_.size(); i < devices.size(); ++i) {
+    const DeviceDescription& device = devices[i];
     // Leaked with their threads when the environment ends; see ~Context.
     streams_.emplace_back(new Stream(device.backend, device.index, device.name));
-    std::vector<KernelFn> table;
-    for (const OpSchema* op : all_ops()) table.push_back(device.backend ? device.backend->find_kernel(op->name) : nullptr);
+    std::vector<Kernel> table(all_ops().size());
+    for (const OpSchema* op : all_ops()) {
+      if (!device.backend) break;
+      table[static_cast<size_t>(op->id)] = {device.backend->find_kernel(op->name), device.backend->find_workspace(op->name)};
+    }
     kernels_.push_back(std::move(table));
   }
-  slots_.emplace_back();  // position 0 is never used: handle 0 means absent
 }
 
 Context::~Context() {
@@ -89,6 +98,18 @@ Storage* new_storage(const TensorView& view, const char* origin) {
   storage->origin = origin;
   storage->view = view;
   return storage;
+}
+
+int64_t backend_workspace(const OpCall& call, WorkspaceFn rule) {
+  KernelArgs args{};
+  args.inputs = call.inputs;
+  args.outputs = call.outputs;
+  args.num_inputs = call.num_inputs;
+  args.num_outputs = call.num_outputs;
+  args.attrs = call.attrs;
+  args.attr_begin = call.attr_begin;
+  args.op = call.op->name;
+  return rule(&args);
 }
 }  // namespace
 
@@ -196,11 +217,11 @@ const std::vector<CreatedTensor>& Context::call(const double* words, size_t num_
   call.attr_begin = attr_begin_.data();
   op.shape(call);
   const Cost cost = op.cost(call);
-  const int64_t workspace = op.workspace ? op.workspace(call) : 0;
-  KernelFn kernel = kernels_[static_cast<size_t>(device)][static_cast<size_t>(id)];
-  if (!kernel && !target.is_meta()) {
+  const Kernel& kernel = kernels_[static_cast<size_t>(device)][static_cast<size_t>(id)];
+  if (!kernel.run && !target.is_meta()) {
     call.fail(kNoKernel, "there is no kernel for this operator on %s", target.name().c_str());
   }
+  const int64_t workspace = kernel.workspace ? backend_workspace(call, kernel.workspace) : op.workspace ? op.workspace(call) : 0;
 
   outputs_.clear();
   created_.clear();
@@ -212,7 +233,7 @@ const std::vector<CreatedTensor>& Context::call(const double* words, size_t num_
     outputs_.push_back({fresh.storage, 0, fresh.view});
     created_.push_back(add_slot(fresh));
   }
-  target.run_op(&op, kernel, cost, workspace, inputs_, outputs_, attrs_.data(), attr_begin_.data());
+  target.run_op(&op, kernel.run, cost, workspace, inputs_, outputs_, attrs_.data(), attr_begin_.data());
   return created_;
 }
 

@@ -25,6 +25,8 @@ class Context {
   ~Context();  // waits until the streams are idle; their threads stay
   Context(const Context&) = delete;
 
+  // Makes streams for devices that joined the process since.
+  void update_devices();
   int device_count() const { return static_cast<int>(streams_.size()); }
   Stream& stream(int device);
 
@@ -53,7 +55,11 @@ class Context {
   CreatedTensor add_slot(Slot slot);
 
   std::vector<std::unique_ptr<Stream>> streams_;
-  std::vector<std::vector<KernelFn>> kernels_;  // [device][operator id]
+  struct Kernel {
+    KernelFn run = nullptr;
+    WorkspaceFn workspace = nullptr;  // instead of the schema's rule
+  };
+  std::vector<std::vector<Kernel>> kernels_;  // [device][operator id]
   std::vector<Slot> slots_;
   std::vector<int32_t> free_slots_;
   int64_t live_handles_ = 0;

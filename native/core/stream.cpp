@@ -48,7 +48,7 @@ Stream::Stream(const Backend* backend, int device_index, std::string device_name
       device_index_(device_index),
       name_(std::move(device_name)),
       arena_([this](int64_t bytes) -> void* {
-        if (backend_) return backend_->allocate_slab(device_index_, bytes);
+        if (backend_) return backend_->allocate_slab(stream_, bytes);
         static std::atomic<uintptr_t> next{uintptr_t{1} << 40};  // addresses for the meta device; never touched
         return reinterpret_cast<void*>(next.fetch_add(static_cast<uintptr_t>(bytes) + 4096));
       }),
@@ -80,6 +80,8 @@ void Stream::push(Work* work) {
 }
 
 void Stream::loop() {
+  char text[kErrorText] = "";
+  if (const int32_t code = backend_->create_stream(device_index_, &stream_, text)) fail(static_cast<Code>(code), text);
   std::vector<Work*> batch;
   int64_t taken = 0;
   for (;;) {
@@ -118,8 +120,8 @@ void Stream::execute(Work& work) {
   if (!place(work.storage)) return out_of_memory("write", work.storage->bytes);
   if (!backend_) return;
   char text[kErrorText] = "";
-  if (backend_->copy_in(nullptr, work.storage->data, work.bytes.data(), static_cast<int64_t>(work.bytes.size()), text)) {
-    fail(kKernel, "copy to " + name_ + ": " + text);
+  if (backend_->copy_in(stream_, work.storage->data, work.bytes.data(), static_cast<int64_t>(work.bytes.size()), text)) {
+    fail(kKernel, text);
   }
 }
 
@@ -150,7 +152,7 @@ void Stream::write_guards(void* block, int64_t bytes) {
   std::fill_n(pattern.end() - kGuardBytes, kGuardBytes, kGuardPattern);
   char text[kErrorText] = "";
   char* start = static_cast<char*>(block) - kGuardBytes;
-  if (backend_->copy_in(nullptr, start, pattern.data(), static_cast<int64_t>(pattern.size()), text)) {
+  if (backend_->copy_in(stream_, start, pattern.data(), static_cast<int64_t>(pattern.size()), text)) {
     fail(kKernel, std::string("guard bytes: ") + text);
   }
 }
@@ -161,7 +163,7 @@ std::string Stream::damaged_guard(void* block, int64_t bytes) {
   for (const bool after : {false, true}) {
     char found[kGuardBytes];
     char text[kErrorText] = "";
-    if (backend_->copy_out(nullptr, found, after ? data + bytes : data - kGuardBytes, kGuardBytes, text)) return text;
+    if (backend_->copy_out(stream_, found, after ? data + bytes : data - kGuardBytes, kGuardBytes, text)) return text;
     const auto intact = std::count(found, found + kGuardBytes, kGuardPattern);
     if (intact != kGuardBytes) return std::to_string(kGuardBytes - intact) + (after ? " bytes after" : " bytes before");
   }
@@ -246,12 +248,14 @@ void Stream::execute_op(Work& work) {
     };
     for (const Operand& in : work.inputs) views.push_back(resolve(in));
     for (const Operand& out : work.outputs) views.push_back(resolve(out));
+    char text[kErrorText] = "";
+    int32_t code = kOk;
     if (work.op->zero_outputs) {
-      for (size_t i = work.inputs.size(); i < views.size(); ++i) {
-        if (views[i].data) backend_->fill_zero(nullptr, views[i].data, views[i].numel * dtype_size(views[i].dtype));
+      for (size_t i = work.inputs.size(); i < views.size() && !code; ++i) {
+        if (!views[i].data) continue;
+        code = backend_->fill_zero(stream_, views[i].data, views[i].numel * dtype_size(views[i].dtype), text);
       }
     }
-    char text[kErrorText] = "";
     KernelArgs args{};
     args.inputs = views.data();
     args.outputs = views.data() + work.inputs.size();
@@ -261,9 +265,11 @@ void Stream::execute_op(Work& work) {
     args.attr_begin = work.attr_begin.data();
     args.workspace = workspace;
     args.workspace_bytes = work.workspace_bytes;
+    args.stream = stream_;
+    args.op = work.op->name;
     args.error = text;
     const auto start = Clock::now();
-    const int32_t code = work.kernel(&args);
+    if (!code) code = work.kernel(&args);
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
     stats.seconds += seconds;
     totals_.busy_seconds += seconds;
@@ -272,7 +278,7 @@ void Stream::execute_op(Work& work) {
     if (check_nonfinite_ && first_nonfinite_.empty()) {
       for (int i = 0; i < args.num_outputs; ++i) {
         const TensorView& view = args.outputs[i];
-        const int64_t count = is_floating(view.dtype) ? backend_->count_nonfinite(nullptr, &view) : 0;
+        const int64_t count = is_floating(view.dtype) ? backend_->count_nonfinite(stream_, &view) : 0;
         if (!count) continue;
         first_nonfinite_ = std::string(work.op->name);
         first_nonfinite_ += std::string(" (output ") + std::to_string(i) + ", " + view_text(view) + ", " +
@@ -334,8 +340,8 @@ void Stream::read(const Operand& source, void* host, Done done) {
     }
     if (!error.code && bytes) {
       char text[kErrorText] = "";
-      if (backend_->copy_out(nullptr, host, static_cast<char*>(source.storage->data) + source.offset, bytes, text)) {
-        fail(kKernel, std::string("copy from ") + name_ + ": " + text);
+      if (backend_->copy_out(stream_, host, static_cast<char*>(source.storage->data) + source.offset, bytes, text)) {
+        fail(kKernel, text);
         error = error_;
       }
     }
@@ -346,7 +352,7 @@ void Stream::read(const Operand& source, void* host, Done done) {
 void Stream::fence(Done done) {
   call([this, done = std::move(done)] {
     char text[kErrorText] = "";
-    if (backend_ && backend_->synchronize(nullptr, text)) fail(kKernel, std::string("synchronize: ") + text);
+    if (backend_ && backend_->synchronize(stream_, text)) fail(kKernel, text);
     done(error_);
   });
 }
@@ -358,7 +364,11 @@ void Stream::wait_idle() {
 }
 
 void Stream::clear_error() {
-  call([this] { error_ = {}; });
+  call([this] {
+    error_ = {};
+    char text[kErrorText] = "";
+    if (backend_ && backend_->recover(stream_, text)) fail(kStreamFailed, text);
+  });
 }
 
 DeviceStats Stream::stats_here() const {

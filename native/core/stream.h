@@ -90,6 +90,7 @@ class Stream {
   const std::string& name() const { return name_; }
   bool is_meta() const { return backend_ == nullptr; }
   const Backend* backend() const { return backend_; }
+  int device_index() const { return device_index_; }
 
  private:
   void push(Work* work);
@@ -106,6 +107,7 @@ class Stream {
 
   const Backend* backend_;
   int device_index_;
+  void* stream_ = nullptr;  // the backend's own, made on the stream's thread
   std::string name_;
   Arena arena_;
   std::vector<Storage*> placed_;

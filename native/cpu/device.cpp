@@ -14,7 +14,9 @@
 namespace lf::cpu {
 namespace {
 
-void* allocate_slab(int, int64_t bytes) {
+int32_t create_stream(int, void**, char*) { return kOk; }
+
+void* allocate_slab(void*, int64_t bytes) {
 #if defined(__unix__) || defined(__APPLE__)
   void* slab = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (slab == MAP_FAILED) return nullptr;
@@ -27,7 +29,7 @@ void* allocate_slab(int, int64_t bytes) {
 #endif
 }
 
-void free_slab(int, void* slab, int64_t bytes) {
+void free_slab(void*, void* slab, int64_t bytes) {
 #if defined(__unix__) || defined(__APPLE__)
   munmap(slab, static_cast<size_t>(bytes));
 #else
@@ -41,9 +43,16 @@ int32_t copy(void*, void* to, const void* from, int64_t bytes, char*) {
   return kOk;
 }
 
-void fill_zero(void*, void* to, int64_t bytes) { std::memset(to, 0, static_cast<size_t>(bytes)); }
+int32_t fill_zero(void*, void* to, int64_t bytes, char*) {
+  std::memset(to, 0, static_cast<size_t>(bytes));
+  return kOk;
+}
 
 int32_t synchronize(void*, char*) { return kOk; }
+
+WorkspaceFn find_workspace(const char*) { return nullptr; }
+
+void facts(int, DeviceFacts* out) { *out = {"", -1, -1, -1, -1, -1}; }
 
 // All exponent bits set means NaN or infinity, in each of the four floating formats.
 template <class Bits>
@@ -67,8 +76,8 @@ int64_t count_nonfinite(void*, const TensorView* tensor) {
 }  // namespace
 
 const Backend* backend() {
-  static const Backend kBackend = {kAbiVersion, "cpu",       allocate_slab, free_slab,   copy,           copy,
-                                   fill_zero,   synchronize, find_kernel,   count_nonfinite};
+  static const Backend kBackend = {kAbiVersion, "cpu", 1,    create_stream, allocate_slab, free_slab,       copy,
+                                   copy,        fill_zero, synchronize, synchronize, find_kernel, find_workspace, count_nonfinite, facts};
   return &kBackend;
 }
 

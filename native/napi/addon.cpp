@@ -116,6 +116,13 @@ Napi::Value first_nonfinite(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), stream_of(info).first_nonfinite());
 }
 
+// loadCuda(): why there is no CUDA device, or '' when there is one; devices() then has it.
+Napi::Value load_cuda_devices(const Napi::CallbackInfo& info) {
+  const std::string absence = load_cuda();
+  self_of(info).context.update_devices();
+  return Napi::String::New(info.Env(), absence);
+}
+
 Napi::Value devices(const Napi::CallbackInfo& info) {
   auto out = Napi::Array::New(info.Env());
   uint32_t i = 0;
@@ -168,7 +175,21 @@ Napi::Value build_info(const Napi::CallbackInfo& info) {
   auto out = Napi::Object::New(info.Env());
   out.Set("build", LF_BUILD_STAMP);
   out.Set("isa", cpu::isa_name());
-  out.Set("cudaAbsent", cuda_absence_reason());
+  return out;
+}
+
+// facts(device): what the device says of itself; numbers that it cannot tell are negative.
+Napi::Value facts(const Napi::CallbackInfo& info) {
+  auto out = Napi::Object::New(info.Env());
+  const Stream& stream = stream_of(info);
+  DeviceFacts facts{"", -1, -1, -1, -1, -1};
+  if (!stream.is_meta()) stream.backend()->facts(stream.device_index(), &facts);
+  out.Set("description", facts.description);
+  out.Set("memoryBytes", static_cast<double>(facts.memory_bytes));
+  out.Set("freeBytes", static_cast<double>(facts.free_bytes));
+  out.Set("watts", facts.watts);
+  out.Set("joules", facts.joules);
+  out.Set("celsius", facts.celsius);
   return out;
 }
 
@@ -201,6 +222,8 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   add("checkGuards", check_guards);
   add("firstNonfinite", first_nonfinite);
   add("devices", devices);
+  add("loadCuda", load_cuda_devices);
+  add("facts", facts);
   add("stats", stats);
   add("liveHandles", live_handles);
   add("profile", profile);

@@ -1,0 +1,68 @@
+// What the plug-in keeps per device and Node environment: the CUDA stream, its handles, staging memory, and the record of
+// what kernels found wrong. KernelArgs::stream points to one.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <string>
+#include <vector>
+
+#include "api/kernel.h"
+
+namespace lf::cuda {
+
+// Written by kernels: the first id outside of its table and the like. `site` is a position in Stream::sites.
+struct FaultRecord {
+  int32_t taken, site;
+  int64_t value, position, limit;
+};
+
+struct Stream {
+  cudaStream_t stream = nullptr;
+  int device = 0;
+  int multiprocessors = 0;
+  int capability = 0;  // 10 * major + minor: 90 for an H100
+  int64_t shared_bytes_per_block = 0;
+  FaultRecord* faults = nullptr;       // on the device
+  FaultRecord* faults_host = nullptr;  // pinned
+  char* staging = nullptr;             // pinned, kStagingBytes, cut in two halves used in turn
+  cudaEvent_t staging_free[2] = {};
+  int staging_next = 0;
+  // Text with three %lld: the value, its position and the limit.
+  struct Site {
+    const char* op;
+    const char* format;
+  };
+  std::vector<Site> sites;
+};
+
+constexpr int64_t kStagingBytes = int64_t{4} << 20;
+
+inline Stream& stream_of(const KernelArgs* args) { return *static_cast<Stream*>(args->stream); }
+
+// What a kernel needs to report a fault: pass it by value, call report() from a device function.
+struct Faults {
+  FaultRecord* record;
+  int32_t site;
+#if defined(__CUDACC__)
+  __device__ void report(int64_t value, int64_t position, int64_t limit) const {
+    if (atomicCAS(&record->taken, 0, 1) == 0) {
+      record->site = site;
+      record->value = value;
+      record->position = position;
+      record->limit = limit;
+    }
+  }
+#endif
+};
+
+// `format` names what is wrong with three %lld, such as "id %lld at position %lld is outside of the table of %lld rows".
+inline Faults faults_of(const KernelArgs* args, const char* format) {
+  Stream& stream = stream_of(args);
+  for (size_t i = 0; i < stream.sites.size(); ++i) {
+    if (stream.sites[i].op == args->op && stream.sites[i].format == format) return {stream.faults, static_cast<int32_t>(i)};
+  }
+  stream.sites.push_back({args->op, format});
+  return {stream.faults, static_cast<int32_t>(stream.sites.size() - 1)};
+}
+
+}  // namespace lf::cuda
