@@ -61,7 +61,7 @@ function nativeProblems(files: string[], read: (file: string) => string): string
     if (!nativeIncludes[from]) problems.push(`${file}: native/${from} has no place in nativeIncludes`)
     for (const [, header] of read(file).matchAll(/^\s*#\s*include\s*"([^"]+)"/gm)) {
       const to = header.split('/')[0]
-      const generated = header === 'build_info.h' && ['core', 'napi'].includes(from)
+      const generated = header === 'build_info.h' && ['core', 'cuda', 'napi'].includes(from)
       if (to === from || nativeIncludes[from]?.includes(to) || generated) continue
       problems.push(`${file}: must not include "${header}"`)
     }
