@@ -34,7 +34,7 @@ export interface Entry<S extends Settings = Settings> {
   excludes?: Readonly<Record<string, string>>
 }
 
-export type EntryKind = 'technique' | 'optimizer' | 'initializer'
+export type EntryKind = 'technique' | 'optimizer' | 'initializer' | 'model'
 
 const describe = (setting: Setting): string => {
   if (typeof setting.default === 'boolean') return 'true or false'

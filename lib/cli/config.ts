@@ -51,23 +51,32 @@ export const trainSchema = z.strictObject({
     .default('bytes')
     .meta({ help: 'bytes, chars, or a Hugging Face tokenizer.json', value: 'path' }),
 
-  model: z.string().min(1).default('gpt').meta({ help: 'architecture', value: 'name' }),
+  model: z.string().min(1).default('gpt').meta({ help: 'architecture: gpt, llama, bert', value: 'name' }),
   layers: count(10_000).default(4).meta({ help: 'transformer blocks' }),
   width: count(1_000_000).default(128).meta({ help: "size of a token's vector; a multiple of heads" }),
   heads: count(10_000).default(4).meta({ help: 'attention heads' }),
   kvHeads: count(10_000).optional().meta({ help: 'heads of keys and values; divides heads; default: heads' }),
   context: count().default(128).meta({ help: 'tokens in a window' }),
-  norm: z.enum(['layer_norm', 'rms_norm']).default('layer_norm').meta({ help: 'normalisation', value: 'name' }),
+  norm: z
+    .enum(['layer_norm', 'rms_norm'])
+    .optional()
+    .meta({ help: "normalisation; default: the model's own, layer_norm in gpt", value: 'name' }),
   activation: z
     .enum(['gelu', 'gelu_exact', 'swiglu', 'silu', 'relu'])
-    .default('gelu')
-    .meta({ help: 'of the feed-forward part', value: 'name' }),
+    .optional()
+    .meta({ help: "of the feed-forward part; default: the model's own, gelu in gpt", value: 'name' }),
   positions: z
     .enum(['learned', 'rotary', 'alibi', 'none'])
-    .default('learned')
-    .meta({ help: 'position encoding', value: 'name' }),
-  tiedHead: z.boolean().default(true).meta({ help: 'the head shares the weights of the token embedding' }),
-  bias: z.boolean().default(false).meta({ help: 'biases in linear and normalisation layers' }),
+    .optional()
+    .meta({ help: "position encoding; default: the model's own, learned in gpt", value: 'name' }),
+  tiedHead: z
+    .boolean()
+    .optional()
+    .meta({ help: "the head shares the weights of the token embedding; default: the model's own, as in gpt" }),
+  bias: z
+    .boolean()
+    .optional()
+    .meta({ help: "biases in linear and normalisation layers; default: the model's own, none in gpt" }),
   dropout: fraction().default(0).meta({ help: 'probability of zeroing an activation', value: 'p' }),
 
   batch: count().default(12).meta({ help: 'windows in a micro-batch' }),

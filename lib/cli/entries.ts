@@ -1,10 +1,11 @@
-// Techniques, optimisers and initialisers by the name of their file, so that a new one is not listed anywhere. A file is
+// Techniques, optimisers, initialisers and models by the name of their file, so that a new one is not listed anywhere. A file is
 // one of them when it exports an entry whose name is the file's.
 import { readdirSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { parseEntry, type EntryKind } from '../catalog/entry'
 import type { InitializerEntry } from '../init/model_initializer'
+import type { ModelEntry } from '../models/model_entry'
 import type { OptimizerEntry } from '../optim/optimizer'
 import type { TechniqueEntry } from '../techniques/technique'
 import { nearest, optionError } from './options'
@@ -13,17 +14,19 @@ export interface EntryTypes {
   technique: TechniqueEntry
   optimizer: OptimizerEntry
   initializer: InitializerEntry
+  model: ModelEntry
 }
 
-const flags: Record<EntryKind, string> = { technique: '--technique', optimizer: '--optimizer', initializer: '--init' }
+const flags: Record<EntryKind, string> = { technique: '--technique', optimizer: '--optimizer', initializer: '--init', model: '--model' }
 
 // The bundler makes a table of each of these from the files that are there.
 const load: Record<EntryKind, (stem: string) => Promise<Record<string, unknown>>> = {
   technique: (stem) => import(`../techniques/${stem}.ts`) as Promise<Record<string, unknown>>,
   optimizer: (stem) => import(`../optim/${stem}.ts`) as Promise<Record<string, unknown>>,
   initializer: (stem) => import(`../init/${stem}.ts`) as Promise<Record<string, unknown>>,
+  model: (stem) => import(`../models/${stem}.ts`) as Promise<Record<string, unknown>>,
 }
-const folders: Record<EntryKind, string> = { technique: 'techniques', optimizer: 'optim', initializer: 'init' }
+const folders: Record<EntryKind, string> = { technique: 'techniques', optimizer: 'optim', initializer: 'init', model: 'models' }
 
 async function entryOf<K extends EntryKind>(kind: K, stem: string): Promise<EntryTypes[K] | undefined> {
   const isIt = (value: unknown): value is EntryTypes[K] =>

@@ -3,11 +3,12 @@
 import type { Writable } from 'node:stream'
 
 import { generate } from '../models/generate'
+import { GPT } from '../models/gpt'
 import { defaultGenerator } from '../tensor/random'
 import { fromHost } from '../train/host_tensor'
 import { scope } from '../tensor/scope'
 import { sampleSchema } from './config'
-import { resolveOptions } from './options'
+import { optionError, resolveOptions } from './options'
 import { openRun } from './train'
 import { buildModel, prepareDevice } from './training_run'
 
@@ -26,6 +27,7 @@ export async function sampleCommand(
   })
   const { model } = await buildModel(config, tokenizer.vocabSize, device)
   try {
+    if (!(model instanceof GPT)) throw optionError(`--run ${values.run} is a ${config.model}, which does not continue texts`, 'give the run of a gpt or llama')
     scope(() => {
       const own = Object.entries(checkpoint.tensors).filter(([name]) => name.startsWith('model.'))
       model.loadState(new Map(own.map(([name, value]) => [name.slice('model.'.length), fromHost(value, device)])))

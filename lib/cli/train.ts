@@ -32,6 +32,8 @@ export interface TrainingRun {
   /** The device that `auto` became. */
   device: string
   parameters: number
+  /** The loss is that of masked tokens, which says nothing of bits per byte. */
+  masked?: boolean
   /** Measured FLOP/s of the device at the run's precision, if known. */
   peakFlops?: number
   dispose?(): void | Promise<void>
@@ -282,7 +284,7 @@ class Session {
       event: 'done',
       train_loss: orNull(this.last?.loss),
       val_loss: this.valLoss,
-      val_bits_per_byte: bitsPerByte(this.valLoss, validationTokens, validationBytes),
+      val_bits_per_byte: this.training.masked ? null : bitsPerByte(this.valLoss, validationTokens, validationBytes),
       tokens_per_second: orNull(median(this.rates)),
       step_ms_median: orNull(median(this.stepMs)),
       peak_bytes: orNull(this.last?.peakBytes),
@@ -297,7 +299,7 @@ class Session {
       this.terminal.stdout.write(
         [
           `training loss    ${number(done.train_loss, 4)}`,
-          `validation loss  ${number(done.val_loss, 4)}, ${number(done.val_bits_per_byte, 4)} bits per byte`,
+          `validation loss  ${number(done.val_loss, 4)}, ${this.training.masked ? 'of masked tokens' : `${number(done.val_bits_per_byte, 4)} bits per byte`}`,
           `speed            ${number(done.tokens_per_second, 0)} tokens/s, ${number(done.step_ms_median, 2)} ms a step`,
           `tensor memory    ${done.peak_bytes === null ? '-' : formatBytes(done.peak_bytes)} at most`,
           `checkpoint       ${done.checkpoint}`,

@@ -2,8 +2,9 @@
 // are found by their file's name (entries.ts).
 
 import { checkCombination } from '../catalog/entry'
+import { MaskedTokens } from '../data/masked_tokens'
 import type { TextDataset } from '../data/tokens'
-import { GPT } from '../models/gpt'
+import type { ModelEntry, TextModel } from '../models/model_entry'
 import { addon } from '../native/binding'
 import { decayGroups, type Optimizer } from '../optim/optimizer'
 import { cosine } from '../optim/schedule'
@@ -29,23 +30,27 @@ export function prepareDevice({
 }
 
 /** The model with its initialiser and with what the techniques change in it; the same for training and for sampling. */
-export async function buildModel(config: TrainConfig, vocab: number, device: Device): Promise<{ model: GPT; techniques: Technique[] }> {
-  if (config.model !== 'gpt') throw optionError(`--model ${config.model} is not a model`, 'the models are: gpt')
+export async function buildModel(
+  config: TrainConfig,
+  vocab: number,
+  device: Device,
+): Promise<{ model: TextModel; entry: ModelEntry; techniques: Technique[] }> {
+  const { entry, given } = await findEntry('model', config.model)
+  if (Object.keys(given).length) throw optionError(`--model ${config.model}: a model has no settings there`, 'use --layers, --width and so on')
   const { context, layers, width, heads, kvHeads, norm, activation, positions, tiedHead, bias, dropout, seed } = config
   const techniques = await buildTechniques(config)
   const init = config.init === undefined ? undefined : await findEntry('initializer', config.init)
   const initializer = init?.entry.create(init.given)
   const generator = new Generator(seed)
-  const model = new GPT(
-    { vocab, context, layers, width, heads, kvHeads, norm, activation, positions, tiedHead, bias, dropout, ...initializer?.config },
-    { device, generator },
-  )
+  const shape = { context, layers, width, heads, kvHeads, norm, activation, positions, tiedHead, bias, dropout, ...initializer?.config }
+  // One id more for the mask, which no tokenizer gives.
+  const model = entry.create({ vocab: entry.objective === 'masked_token' ? vocab + 1 : vocab, ...shape }, { device, generator })
   initializer?.apply(model, generator)
   for (const technique of techniques) technique.adapt?.(model)
-  return { model, techniques }
+  return { model, entry, techniques }
 }
 
-async function buildOptimizer(config: TrainConfig, model: GPT): Promise<Optimizer> {
+async function buildOptimizer(config: TrainConfig, model: TextModel): Promise<Optimizer> {
   const { optimizer, weightDecay, beta1, beta2, eps } = config
   const { entry, given } = await findEntry('optimizer', optimizer)
   const flags = Object.entries({ beta1, beta2, eps }).filter(([, value]) => value !== undefined)
@@ -67,14 +72,17 @@ function peakOf(device: Device, precision: TrainConfig['precision']): number | u
 
 export async function startTraining(config: TrainConfig, data: TextDataset): Promise<TrainingRun> {
   const device = prepareDevice(config)
-  const { model, techniques } = await buildModel(config, data.tokenizer.vocabSize, device)
+  const vocab = data.tokenizer.vocabSize
+  const { model, entry, techniques } = await buildModel(config, vocab, device)
   const { steps, lr, minLr, warmup, accumulate, evalEvery, clip, precision, seed } = config
+  const masked = entry.objective === 'masked_token'
+  const mask = { maskId: vocab, vocab, seed }
   const trainer = new Trainer({
     model,
     optimizer: await buildOptimizer(config, model),
     schedule: cosine({ lr, minLr, warmup, steps }),
-    data: data.train,
-    evalData: data.validation,
+    data: masked ? new MaskedTokens(data.train, mask) : data.train,
+    evalData: masked ? new MaskedTokens(data.validation, mask) : data.validation,
     steps,
     accumulate,
     evalEvery,
@@ -88,6 +96,7 @@ export async function startTraining(config: TrainConfig, data: TextDataset): Pro
   return {
     trainer,
     device: device.name,
+    masked,
     parameters: model.parameters().reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0),
     ...(peakFlops === undefined ? {} : { peakFlops }),
     dispose: () => model.dispose(),

@@ -20,6 +20,7 @@ import { linear } from '../ops/linear'
 import { slice } from '../ops/slice'
 import { keep } from '../tensor/scope'
 import { tensor, type Tensor } from '../tensor/tensor'
+import { defineModel } from './model_entry'
 
 export interface GPTConfig extends BranchOptions {
   vocab: number
@@ -32,6 +33,8 @@ export interface GPTConfig extends BranchOptions {
   /** Width of the feed-forward layer; default 4 * width. */
   hidden?: number
   norm?: 'layer_norm' | 'rms_norm' | 'none'
+  /** Added to the variance inside every norm; default 1e-5. */
+  normEps?: number
   activation?: MLPActivation
   positions?: 'learned' | 'rotary' | 'alibi' | 'none'
   /** The head's weight is the token embedding; default true. */
@@ -81,6 +84,7 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
       kvHeads: config.heads,
       hidden: 4 * config.width,
       norm: 'layer_norm',
+      normEps: 1e-5,
       activation: 'gelu',
       positions: 'learned',
       tiedHead: true,
@@ -123,7 +127,11 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
         }),
     )
     this.norm =
-      full.norm === 'none' ? null : full.norm === 'rms_norm' ? new RMSNorm(width, options) : new LayerNorm(width, { ...options, bias })
+      full.norm === 'none'
+        ? null
+        : full.norm === 'rms_norm'
+          ? new RMSNorm(width, { ...options, eps: full.normEps })
+          : new LayerNorm(width, { ...options, bias, eps: full.normEps })
     this.head = full.tiedHead ? null : new Linear(width, vocab, { ...options, bias: false })
     this.dropout = full.dropout ? new Dropout(full.dropout) : null
   }
@@ -207,3 +215,12 @@ function checkConfig(config: Required<GPTConfig>): void {
     throw new LeanformerError('ERR_ARGUMENT', 'GPT: rotary positions need an even width per head', 'choose width or heads so')
   }
 }
+
+export const gpt = defineModel({
+  name: 'gpt',
+  title: 'GPT: a decoder with norm, activation, positions and head of your choice',
+  source: 'Radford et al. 2019',
+  objective: 'next_token',
+  fixed: {},
+  create: ({ bias = false, ...shape }, options) => new GPT({ bias, ...shape }, options),
+})

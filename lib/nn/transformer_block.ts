@@ -28,6 +28,7 @@ export interface BranchOptions {
 export interface TransformerBlockOptions extends Omit<AttentionOptions, 'outInit'>, BranchOptions {
   hidden?: number
   norm?: 'layer_norm' | 'rms_norm' | 'none'
+  normEps?: number
   activation?: MLPActivation
   /** 'gpsa': gated positional self-attention, see PositionalAttention. */
   attention?: 'softmax' | 'gpsa'
@@ -53,11 +54,11 @@ export class TransformerBlock extends Module<[x: Tensor, inputs?: Omit<Attention
 
   constructor(width: number, options: TransformerBlockOptions) {
     super()
-    const { device, dtype, generator, bias, residualInit, gates = 'none', gateStart = 0 } = options
+    const { device, dtype, generator, bias, residualInit, gates = 'none', gateStart = 0, normEps: eps } = options
     const common = { device, dtype, generator, bias }
     const norm = () => {
       if (options.norm === 'none') return null
-      return options.norm === 'rms_norm' ? new RMSNorm(width, common) : new LayerNorm(width, common)
+      return options.norm === 'rms_norm' ? new RMSNorm(width, { ...common, eps }) : new LayerNorm(width, { ...common, eps })
     }
     this.norm1 = norm()
     const inner = { ...options, outInit: residualInit }

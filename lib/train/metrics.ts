@@ -39,7 +39,8 @@ export interface DoneRecord {
   event: 'done'
   train_loss: number | null
   val_loss: number
-  val_bits_per_byte: number
+  /** null where the loss is not that of every next token. */
+  val_bits_per_byte: number | null
   tokens_per_second: number | null
   step_ms_median: number | null
   peak_bytes: number | null
