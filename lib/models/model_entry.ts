@@ -14,7 +14,7 @@ export interface ModelShape {
   width: number
   heads: number
   kvHeads?: number
-  norm?: 'layer_norm' | 'rms_norm'
+  norm?: 'layer_norm' | 'rms_norm' | 'none'
   activation?: MLPActivation
   positions?: 'learned' | 'rotary' | 'alibi' | 'none'
   tiedHead?: boolean
