@@ -11,6 +11,8 @@ export interface OpAttrs {
   argmin: { axes: readonly number[]; keepdims: boolean }
   attention: { heads: number; kv_heads: number; causal: boolean; window: number; scale: number; dropout: number; seed: number; offset: number; kv_length: number }
   attention_backward: { heads: number; kv_heads: number; causal: boolean; window: number; scale: number; dropout: number; seed: number; offset: number; kv_length: number }
+  block_sparse_attention: { heads: number; kv_heads: number; block: number; scale: number }
+  block_sparse_attention_backward: { heads: number; kv_heads: number; block: number; scale: number }
   broadcast_to: { shape: readonly number[] }
   cast: { dtype: DType }
   concat: { axis: number }
@@ -171,6 +173,16 @@ export const opTable: OpDescription[] = [
     name: 'attention_backward',
     inputs: [input('grad_out'), input('q'), input('k', '?'), input('v', '?'), input('out'), input('lse'), input('key_mask', '?'), input('segments', '?'), input('slopes', '?')],
     attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'causal', type: 'flag' }, { name: 'window', type: 'integer' }, { name: 'scale', type: 'number' }, { name: 'dropout', type: 'number' }, { name: 'seed', type: 'integer' }, { name: 'offset', type: 'integer' }, { name: 'kv_length', type: 'integer' }],
+  },
+  {
+    name: 'block_sparse_attention',
+    inputs: [input('q'), input('k'), input('v'), input('row_starts'), input('columns'), input('mask_ids'), input('masks')],
+    attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'block', type: 'integer' }, { name: 'scale', type: 'number' }],
+  },
+  {
+    name: 'block_sparse_attention_backward',
+    inputs: [input('grad_out'), input('q'), input('k'), input('v'), input('out'), input('lse'), input('row_starts'), input('columns'), input('mask_ids'), input('masks'), input('column_starts'), input('column_entries'), input('entry_rows')],
+    attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'block', type: 'integer' }, { name: 'scale', type: 'number' }],
   },
   {
     name: 'broadcast_to',
@@ -665,4 +677,4 @@ export const opTable: OpDescription[] = [
 ]
 
 /** Of the table that the addon must have; see addon.opsHash(). */
-export const opTableHash = 2570133190
+export const opTableHash = 1523235368
