@@ -1,0 +1,125 @@
+// What all attention kernels share: the problem in numbers and pointers, which query sees which key and with which bias,
+// and the random numbers of dropout. Semantics are those of native/ops/attention.cpp.
+#pragma once
+#include "api/philox.h"
+#include "cuda/kernel.cuh"
+
+namespace lf::cuda {
+
+struct AttentionProblem {
+  int batch, queries, keys, heads, kv_heads, width, kv_length, window;
+  // Elements from one token to the next, and where the keys' and values' first heads start in packed tensors.
+  int64_t q_stride, kv_stride, out_stride, k_offset, v_offset;
+  const uint8_t* key_mask;  // [batch, keys] or nullptr
+  const int32_t* segments;  // [batch, keys] or nullptr
+  const float* slopes;      // [heads] or nullptr
+  double scale, kept;       // kept: what dropout multiplies with, 1 / (1 - probability)
+  float dropout;            // probability
+  PhiloxKey key;
+  bool causal, packed;
+
+  __device__ int position(int query) const { return kv_length - queries + query; }
+  // Query i may see keys [first_key, end_key); both grow with i.
+  __device__ int first_key(int query) const { return window ? max(0, position(query) - window + 1) : 0; }
+  __device__ int end_key(int query) const {
+    const int at = position(query);
+    const int end = causal ? at + 1 : window ? (at < kv_length - window ? at + window : kv_length) : kv_length;
+    return max(0, min(end, kv_length));
+  }
+  // The queries that may see any of the keys [k0, k1): [first_query, end_query).
+  __device__ int first_query(int k0) const {
+    const int shift = kv_length - queries;
+    const int64_t first = causal ? int64_t{k0} - shift : window ? int64_t{k0} - window + 1 - shift : 0;
+    return static_cast<int>(max(int64_t{0}, min(first, int64_t{queries})));
+  }
+  __device__ int end_query(int k1) const {
+    if (k1 > kv_length) k1 = kv_length;
+    const int64_t end = window ? int64_t{k1} - 1 + window - (kv_length - queries) : queries;
+    return static_cast<int>(max(int64_t{0}, min(end, int64_t{queries})));
+  }
+};
+
+// Scores of one batch entry and head: bias added, -inf for what is not seen.
+template <class A>
+struct AttentionView {
+  const uint8_t* key_mask;
+  const int32_t* segments;
+  A slope;
+
+  __device__ AttentionView(const AttentionProblem& p, int batch, int head)
+      : key_mask(p.key_mask ? p.key_mask + int64_t{batch} * p.keys : nullptr),
+        segments(p.segments ? p.segments + int64_t{batch} * p.keys : nullptr),
+        slope(p.slopes ? static_cast<A>(p.slopes[head]) : A{}) {}
+  __device__ bool free_of_masks() const { return !key_mask && !segments && slope == A{}; }
+  __device__ A apply(const AttentionProblem& p, A score, int query, int key) const {
+    const A hidden = -static_cast<A>(INFINITY);
+    if (query >= p.queries || key < p.first_key(query) || key >= p.end_key(query)) return hidden;
+    if (key_mask && !key_mask[key]) return hidden;
+    if (segments && segments[key] != segments[query]) return hidden;
+    return slope == A{} ? score : score - slope * static_cast<A>(abs(p.position(query) - key));
+  }
+};
+
+// Whether dropout keeps a probability. Element e of the operator's Philox block.
+__device__ __forceinline__ bool attention_keeps(const AttentionProblem& p, int64_t head_index, int query, int key) {
+  const int64_t e = (head_index * p.queries + query) * p.keys + key;
+  uint32_t words[4];
+  philox(p.key, static_cast<uint64_t>(e) / 4, words);
+  const int w = static_cast<int>(e % 4);
+  const uint32_t word = w == 0 ? words[0] : w == 1 ? words[1] : w == 2 ? words[2] : words[3];
+  return philox_uniform(word) >= p.dropout;
+}
+
+inline AttentionProblem attention_problem(const KernelArgs* args, int q, int k, int masks) {
+  const TensorView &query = args->inputs[q], &key = args->inputs[k];
+  AttentionProblem p{};
+  p.heads = static_cast<int>(args->integer(0));
+  p.kv_heads = static_cast<int>(args->integer(1));
+  p.causal = args->flag(2);
+  p.packed = !key.present();
+  p.batch = static_cast<int>(query.shape[0]);
+  p.queries = static_cast<int>(query.shape[1]);
+  if (p.packed) {
+    p.keys = p.queries;
+    p.width = static_cast<int>(query.shape[2] / (p.heads + 2 * p.kv_heads));
+    p.q_stride = p.kv_stride = query.shape[2];
+    p.k_offset = int64_t{p.heads} * p.width;
+    p.v_offset = int64_t{p.heads + p.kv_heads} * p.width;
+  } else {
+    p.keys = static_cast<int>(key.shape[1]);
+    p.width = static_cast<int>(query.shape[3]);
+    p.q_stride = int64_t{p.heads} * p.width;
+    p.kv_stride = int64_t{p.kv_heads} * p.width;
+  }
+  p.out_stride = int64_t{p.heads} * p.width;
+  p.kv_length = args->integer(8) ? static_cast<int>(args->integer(8)) : p.keys;
+  // A window as wide as everything is none; so sums with it stay small.
+  const int64_t window = args->integer(3);
+  p.window = window >= int64_t{p.queries} + p.keys ? 0 : static_cast<int>(window);
+  p.scale = args->number(4) ? args->number(4) : 1.0 / sqrt(static_cast<double>(p.width));
+  p.dropout = static_cast<float>(args->number(5));
+  p.kept = 1.0 / (1.0 - args->number(5));
+  p.key = philox_key(args->integer(6), args->integer(7));
+  const TensorView &mask = args->inputs[masks], &segments = args->inputs[masks + 1], &slopes = args->inputs[masks + 2];
+  p.key_mask = mask.present() ? mask.as<const uint8_t>() : nullptr;
+  p.segments = segments.present() ? segments.as<const int32_t>() : nullptr;
+  p.slopes = slopes.present() ? slopes.as<const float>() : nullptr;
+  return p;
+}
+
+// The tensors of a call, of elements T. Statistics (lse, delta) are [batch, heads, queries] in Acc<T>.
+template <class T>
+struct AttentionForward {
+  const T *q, *k, *v;
+  T* out;
+  Acc<T>* lse;
+};
+template <class T>
+struct AttentionBackward {
+  const T *grad_out, *q, *k, *v, *out;
+  const Acc<T>* lse;
+  Acc<T>* delta;
+  T *grad_q, *grad_k, *grad_v;
+};
+
+}  // namespace lf::cuda
