@@ -77,6 +77,8 @@ export { GPT, type GPTConfig, type GPTInputs } from './models/gpt'
 export { Llama, llamaConfig, tinyLlama, type LlamaConfig } from './models/llama'
 export { Bert, type BertConfig, type BertInputs } from './models/bert'
 export { bertConfig, bertForeignConfig, bertFromForeign, bertToForeign } from './models/bert_names'
+export { ViT, vitConfig, type ViTConfig } from './models/vit'
+export { EncoderDecoder, bartConfig, type EncoderDecoderConfig } from './models/encoder_decoder'
 export { generate, type GenerateOptions } from './models/generate'
 
 export * from './data/tokens'

@@ -17,6 +17,8 @@ export interface AttentionOptions extends ModuleOptions {
   /** Key and value heads, fewer for grouped queries; default: heads. */
   kvHeads?: number
   bias?: boolean
+  /** Of queries, keys and values alone; default: bias. */
+  qkvBias?: boolean
   causal?: boolean
   window?: number
   dropout?: number
@@ -72,7 +74,7 @@ export class Attention extends Module<[x: Tensor, inputs?: AttentionInputs]> {
     this.kvHeads = kvHeads
     this.headWidth = width / heads
     const common = { device: options.device, dtype: options.dtype, generator: options.generator, bias: options.bias }
-    this.qkv = new Linear(width, (heads + 2 * kvHeads) * this.headWidth, common)
+    this.qkv = new Linear(width, (heads + 2 * kvHeads) * this.headWidth, { ...common, bias: options.qkvBias ?? options.bias })
     this.out = new Linear(width, width, { ...common, init: options.outInit })
   }
 

@@ -32,6 +32,8 @@ export interface TransformerBlockOptions extends Omit<AttentionOptions, 'outInit
   activation?: MLPActivation
   /** 'gpsa': gated positional self-attention, see PositionalAttention. */
   attention?: 'softmax' | 'gpsa'
+  /** Of gpsa on images: side lengths in patches. */
+  grid?: readonly [rows: number, columns: number]
   /** For the last matrix of either branch. */
   residualInit?: Initializer
 }

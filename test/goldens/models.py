@@ -1,12 +1,13 @@
-"""Writes llama, bert, distilbert ... .safetensors and .json beside this file: tiny random models of the transformers
-library in their own on-disk names, with logits, losses and gradients of one batch in f64.
+"""Writes llama, bert, vit ... .safetensors and .json beside this file: tiny random models of the transformers library (and
+ConViT of timm) under the names of their files, with logits, losses and gradients of one batch in f64.
 
-Needs torch and transformers. A second run on one machine and version writes the same bytes; --check compares.
+Needs torch, transformers and timm. A second run on one machine and version writes the same bytes; --check compares.
 """
 
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / 'bench' / 'step'))
-from tensor_file import encode
+from tensor_file import encode, load
 
 
 def randomise(model, seed):
@@ -32,16 +33,20 @@ def randomise(model, seed):
 
 
 def on_disk(model):
-    """The tensors that save_pretrained writes: tied ones once."""
-    tied = set(getattr(model, '_tied_weights_keys', None) or {})
-    state = model.state_dict()
-    seen, kept = set(), {}
-    for name, tensor in state.items():
-        if name in tied and tensor.data_ptr() in seen:
-            continue
-        seen.add(tensor.data_ptr())
-        kept[name] = tensor.detach().clone()
-    return kept
+    """The tensors of the file that save_pretrained writes, under the names that it writes."""
+    if not hasattr(model, 'save_pretrained'):
+        return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return load(Path(folder) / 'model.safetensors')
+
+
+def gradients(model, stored):
+    """By the names on disk, which may differ from those in memory: no two parameters are equal."""
+    for name, tensor in stored.items():
+        for parameter in model.parameters():
+            if parameter.grad is not None and parameter.shape == tensor.shape and torch.equal(parameter.data, tensor):
+                yield f'grad.{name}', parameter.grad
 
 
 def config_of(model):
@@ -53,11 +58,14 @@ def config_of(model):
 def pack(model, inputs, outputs, loss, facts=None):
     """Tensors and facts of one golden: weights by their own names, results in f64, gradients of a few parameters."""
     loss.backward()
-    stored = {f'weights.{name}': tensor.float() for name, tensor in on_disk(model).items()}
+    disk = on_disk(model)
+    stored = {f'weights.{name}': tensor.float() for name, tensor in disk.items()}
     stored |= {name: tensor.to(torch.int32) for name, tensor in inputs.items()}
     stored |= {name: tensor.detach() for name, tensor in outputs.items()}
-    stored |= {f'grad.{name}': p.grad for name, p in model.named_parameters() if p.grad is not None and f'weights.{name}' in stored}
-    info = {'torch': torch.__version__, 'transformers': transformers.__version__, 'config': config_of(model), 'loss': loss.item()}
+    stored |= dict(gradients(model, disk))
+    info = {'torch': torch.__version__, 'transformers': transformers.__version__, 'loss': loss.item()}
+    if hasattr(model, 'config'):
+        info['config'] = config_of(model)
     return stored, info | (facts or {})
 
 
@@ -131,7 +139,51 @@ def distilbert_classes():
     return classification(randomise(transformers.DistilBertForSequenceClassification(config), 10).double(), 37, 3, 11)
 
 
-GOLDENS = {f.__name__: f for f in (llama, bert, bert_classes, distilbert, distilbert_classes)}
+def images(model, size, classes, seed, facts=None):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(2, 3, size, size, generator=generator)
+    labels = torch.randint(classes, (2,), generator=generator)
+    logits = model(pixels.double())
+    logits = getattr(logits, 'logits', logits)
+    return pack(model, {'labels': labels}, {'pixels': pixels, 'logits': logits}, cross_entropy(logits, labels), facts)
+
+
+def vit():
+    config = transformers.ViTConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=12, patch_size=4, num_labels=5,
+        attn_implementation='eager',
+    )
+    return images(randomise(transformers.ViTForImageClassification(config), 12).double(), 12, 5, 13)
+
+
+def convit():
+    # timm imports torchvision, which asks for two operators that a build for another torch does not bring along.
+    del sys.modules['torchvision']
+    library = torch.library.Library('torchvision', 'FRAGMENT')
+    for name in ('nms', 'qnms'):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    from timm.models.convit import ConVit
+
+    shape = dict(img_size=12, patch_size=4, num_classes=5, embed_dim=6, depth=3, num_heads=4, local_up_to_layer=2, mlp_ratio=2.0)
+    return images(randomise(ConVit(**shape), 14).double(), 12, 5, 15, {'shape': shape})
+
+
+def bart():
+    config = transformers.BartConfig(
+        vocab_size=37, d_model=24, encoder_layers=2, decoder_layers=2, encoder_attention_heads=3, decoder_attention_heads=3,
+        encoder_ffn_dim=40, decoder_ffn_dim=32, max_position_embeddings=16, scale_embedding=True, pad_token_id=0, attn_implementation='eager',
+    )
+    model = randomise(transformers.BartForConditionalGeneration(config), 16).double()
+    generator = torch.Generator().manual_seed(17)
+    source, ids, targets = tokens(generator, 37, 2, 11), tokens(generator, 37, 2, 7), tokens(generator, 37, 2, 7)
+    mask = padded(generator, 2, 11)
+    logits = model(input_ids=source, attention_mask=mask, decoder_input_ids=ids).logits
+    loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
+    return pack(model, {'source': source, 'ids': ids, 'targets': targets, 'mask': mask}, {'logits': logits}, loss)
+
+
+GOLDENS = {f.__name__: f for f in (llama, bert, bert_classes, distilbert, distilbert_classes, vit, convit, bart)}
 
 
 def write(goldens, check):
