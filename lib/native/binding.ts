@@ -40,6 +40,10 @@ interface Addon {
   setLimit(device: number, bytes: number): void
   checkNonfinite(device: number, on: boolean): void
   checkGuards(device: number, on: boolean): void
+  beginStep(device: number): void
+  endStep(device: number): void
+  timeOperators(device: number, on: boolean): void
+  failPlacement(device: number, n: number): void
   firstNonfinite(device: number): string
   devices(): string[]
   loadCuda(): string

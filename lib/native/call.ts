@@ -200,6 +200,7 @@ const statNames = [
   'bytesWritten',
   'busySeconds',
   'kernels',
+  'graphReplays',
 ] as const
 export type DeviceStats = Record<(typeof statNames)[number], number>
 

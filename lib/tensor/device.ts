@@ -65,6 +65,32 @@ export class Device {
     addon.checkGuards(this.number, on)
   }
 
+  /**
+   * Runs `body`, which enqueues one step of work that repeats itself, such as a training step. Where the device has graphs,
+   * the step is started as a whole once it is known; the numbers are the same.
+   */
+  repeating<T>(body: () => T): T {
+    addon.beginStep(this.number)
+    try {
+      return body()
+    } finally {
+      addon.endStep(this.number)
+    }
+  }
+
+  /**
+   * While on, profile() has the seconds that the device itself measured, at the price of some microseconds an operator and
+   * of no graphs. On the CPU they always are.
+   */
+  timeOperators(on: boolean): void {
+    addon.timeOperators(this.number, on)
+  }
+
+  /** The n-th placement of a tensor from now on fails as if memory had run out; 0: none. For tests of what happens then. */
+  failPlacement(n: number): void {
+    addon.failPlacement(this.number, n)
+  }
+
   /** That operator with its shapes, or '' when there was none. */
   firstNonfinite(): string {
     return addon.firstNonfinite(this.number)

@@ -327,7 +327,7 @@ export class Trainer {
         const inner = next
         if (technique.step) next = () => technique.step!(inner, context)
       }
-      next()
+      this.device.repeating(next)
       lr = context.lr
       // Read before the scope closes: reads are ordered like everything else. On meta there is nothing to read.
       return { read: this.forecast ? Promise.resolve<[number, number]>([NaN, NaN]) : Promise.all([loss!.item(), norm!.item()]) }

@@ -9,6 +9,7 @@
 namespace lf {
 
 constexpr uint32_t kAbiVersion = 2;
+constexpr int64_t kMarkBytes = 4096;
 
 // What a device says of itself, for `leanformer info` and the step metrics. Numbers that it cannot tell are negative.
 struct DeviceFacts {
@@ -16,6 +17,22 @@ struct DeviceFacts {
   int64_t memory_bytes, free_bytes;
   double watts, joules;  // power now; energy since the driver was loaded
   double celsius;
+};
+
+// Sequences of kernels that are recorded once and then started together. While one is being recorded, kernels that are
+// called are noted and do not run. Each has a block of bytes on the device, filled anew at every launch: the contents of
+// tensors written within the sequence, and attributes that change from launch to launch.
+struct GraphServices {
+  int32_t (*begin)(void* stream, int64_t block_bytes, void** graph, char* error);
+  // Records the copy of a part of the block to a tensor.
+  int32_t (*copy)(void* stream, void* graph, void* device, int64_t offset, int64_t bytes, char* error);
+  // Where in the block the attributes of the kernel called next are, as doubles in the order of KernelArgs::attrs.
+  void (*attributes_at)(void* stream, void* graph, int64_t offset);
+  int32_t (*end)(void* stream, void* graph, char* error);
+  int32_t (*launch)(void* stream, void* graph, const void* block, char* error);
+  void (*destroy)(void* stream, void* graph);
+  // Whether the operator's kernel reads this attribute from the block, so that another value needs no other graph.
+  bool (*reads_from_block)(const char* op, int attr);
 };
 
 using WorkspaceFn = int64_t (*)(const KernelArgs* args);
@@ -38,6 +55,17 @@ struct Backend {
   int32_t (*synchronize)(void* stream, char* error);
   // After an error was reported: lets the stream work again. kOk, or why it never will (a device that was lost).
   int32_t (*recover)(void* stream, char* error);
+  // nullptr where the device works in step with the host. mark: a point behind everything launched so far, and, where
+  // bytes > 0 (at most kMarkBytes), these bytes of the device as they are at that point. wait, from any one thread at a
+  // time: returns when the point is reached, with the bytes in `host` and what synchronize reports; the mark is then gone.
+  void* (*mark)(void* stream, const void* device, int64_t bytes);
+  int32_t (*wait)(void* mark, void* host, char* error);
+  // nullptr where the host's clock tells how long a kernel took. note_time: a point in time of the device; its number.
+  // seconds: between two such points, both reached; noted times are forgotten with forget_times.
+  int32_t (*note_time)(void* stream);
+  double (*seconds)(void* stream, int32_t from, int32_t to);
+  void (*forget_times)(void* stream);
+  const GraphServices* graphs;  // nullptr: none
   // nullptr: this backend has no kernel for the operator.
   KernelFn (*find_kernel)(const char* op);
   // How many bytes of workspace this backend's kernel wants for a call, whose views have shapes and no data. nullptr: as

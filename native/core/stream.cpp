@@ -15,6 +15,7 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kSpin = std::chrono::microseconds(40);
 constexpr int kTopTensors = 10;
 constexpr int64_t kGuardBytes = 64;
+constexpr size_t kMostTimed = 4096;
 constexpr char kGuardPattern = 0x5a;
 constexpr char kFreshPattern = '\xff';  // NaN in every floating format
 
@@ -30,7 +31,7 @@ std::string bytes_text(int64_t bytes) {
 }  // namespace
 
 struct Stream::Work {
-  enum Kind { kOp, kRelease, kWrite, kTask } kind = kTask;
+  enum Kind { kOp, kRelease, kWrite, kTask, kBeginStep, kEndStep } kind = kTask;
   const OpSchema* op = nullptr;
   KernelFn kernel = nullptr;
   Cost cost;
@@ -52,8 +53,10 @@ Stream::Stream(const Backend* backend, int device_index, std::string device_name
         static std::atomic<uintptr_t> next{uintptr_t{1} << 40};  // addresses for the meta device; never touched
         return reinterpret_cast<void*>(next.fetch_add(static_cast<uintptr_t>(bytes) + 4096));
       }),
-      op_stats_(all_ops().size()) {
+      op_stats_(all_ops().size()),
+      step_(backend) {
   if (!backend_) return;
+  if (backend_->mark) std::thread([this] { wait_loop(); }).detach();
   std::thread thread([this] {
 #if defined(__linux__)
     pthread_setname_np(pthread_self(), "lf-stream");
@@ -110,24 +113,51 @@ void Stream::loop() {
 }
 
 void Stream::execute(Work& work) {
+  if (has_late_error_.load(std::memory_order_acquire)) adopt_late_error();
   switch (work.kind) {
-    case Work::kTask: return work.task();
+    case Work::kTask:
+      if (step_.recording()) run_listed();  // somebody looks before the step is complete
+      return work.task();
     case Work::kOp: return execute_op(work);
     case Work::kRelease: return unplace(work.storage);
     case Work::kWrite: break;
+    case Work::kBeginStep:
+      if (!error_.code && !check_guards_ && !check_nonfinite_ && !time_operators_) step_.begin();
+      return;
+    case Work::kEndStep: {
+      if (!step_.recording()) return;
+      char text[kErrorText] = "";
+      if (const int32_t code = step_.finish(stream_, text)) fail(static_cast<Code>(code), text);
+      return;
+    }
   }
   if (error_.code) return;
   if (!place(work.storage)) return out_of_memory("write", work.storage->bytes);
   if (!backend_) return;
+  if (step_.recording()) {
+    Launch launch;
+    launch.destination = work.storage->data;
+    launch.bytes = std::move(work.bytes);
+    return step_.add(std::move(launch));
+  }
   char text[kErrorText] = "";
   if (backend_->copy_in(stream_, work.storage->data, work.bytes.data(), static_cast<int64_t>(work.bytes.size()), text)) {
     fail(kKernel, text);
   }
 }
 
+void* Stream::allocate(int64_t bytes) {
+  if (placements_until_failure_ > 0 && --placements_until_failure_ == 0) return nullptr;
+  return arena_.allocate(bytes);
+}
+
+void Stream::fail_placement(int64_t n) {
+  call([this, n] { placements_until_failure_ = n; });
+}
+
 bool Stream::place(Storage* storage) {
   if (storage->bytes == 0 || storage->data) return true;
-  storage->data = arena_.allocate(storage->bytes);
+  storage->data = allocate(storage->bytes);
   if (!storage->data) return false;
   if (check_guards_) write_guards(storage->data, storage->bytes);
   storage->placed_at = placed_.size();
@@ -225,7 +255,7 @@ void Stream::execute_op(Work& work) {
   }
   void* workspace = nullptr;
   if (work.workspace_bytes) {
-    workspace = arena_.allocate(work.workspace_bytes);
+    workspace = allocate(work.workspace_bytes);
     if (!workspace) return out_of_memory(work.op->name, work.workspace_bytes);
     if (check_guards_) write_guards(workspace, work.workspace_bytes);
   }
@@ -239,57 +269,91 @@ void Stream::execute_op(Work& work) {
   stats.bytes_read += work.cost.bytes_read;
   stats.bytes_written += work.cost.bytes_written;
   if (backend_) {
-    thread_local std::vector<TensorView> views;
-    views.clear();
-    auto resolve = [](const Operand& operand) {
-      TensorView view = operand.view;
-      view.data = operand.storage ? static_cast<char*>(operand.storage->data) + operand.offset : nullptr;
-      return view;
-    };
-    for (const Operand& in : work.inputs) views.push_back(resolve(in));
-    for (const Operand& out : work.outputs) views.push_back(resolve(out));
-    char text[kErrorText] = "";
-    int32_t code = kOk;
-    if (work.op->zero_outputs) {
-      for (size_t i = work.inputs.size(); i < views.size() && !code; ++i) {
-        if (!views[i].data) continue;
-        code = backend_->fill_zero(stream_, views[i].data, views[i].numel * dtype_size(views[i].dtype), text);
+    thread_local Launch kept;  // its vectors are used again by the next operator
+    Launch& launch = kept;
+    launch.op = work.op;
+    launch.kernel = work.kernel;
+    launch.num_inputs = static_cast<int32_t>(work.inputs.size());
+    launch.views.clear();
+    for (const auto* operands : {&work.inputs, &work.outputs}) {
+      for (const Operand& operand : *operands) {
+        launch.views.push_back(operand.view);
+        launch.views.back().data = operand.storage ? static_cast<char*>(operand.storage->data) + operand.offset : nullptr;
       }
     }
-    KernelArgs args{};
-    args.inputs = views.data();
-    args.outputs = views.data() + work.inputs.size();
-    args.num_inputs = static_cast<int32_t>(work.inputs.size());
-    args.num_outputs = static_cast<int32_t>(work.outputs.size());
-    args.attrs = work.attrs.data();
-    args.attr_begin = work.attr_begin.data();
-    args.workspace = workspace;
-    args.workspace_bytes = work.workspace_bytes;
-    args.stream = stream_;
-    args.op = work.op->name;
-    args.error = text;
-    const auto start = Clock::now();
-    if (!code) code = work.kernel(&args);
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    stats.seconds += seconds;
-    totals_.busy_seconds += seconds;
-    if (code) fail(static_cast<Code>(code), std::string(work.op->name) + ": " + text);
-    if (check_guards_) verify_guards(work, workspace);
-    if (check_nonfinite_ && first_nonfinite_.empty()) {
-      for (int i = 0; i < args.num_outputs; ++i) {
-        const TensorView& view = args.outputs[i];
-        const int64_t count = is_floating(view.dtype) ? backend_->count_nonfinite(stream_, &view) : 0;
-        if (!count) continue;
-        first_nonfinite_ = std::string(work.op->name);
-        first_nonfinite_ += std::string(" (output ") + std::to_string(i) + ", " + view_text(view) + ", " +
-                           std::to_string(count) + " values; inputs";
-        for (const Operand& in : work.inputs) first_nonfinite_.append(" ").append(view_text(in.view));
-        first_nonfinite_ += ")";
-        break;
-      }
-    }
+    launch.attrs.swap(work.attrs);
+    launch.attr_begin.swap(work.attr_begin);
+    launch.workspace = workspace;
+    launch.workspace_bytes = work.workspace_bytes;
+    if (step_.recording()) step_.add(launch);
+    else run_kernel(work, launch, stats);
   }
   if (workspace) arena_.release(workspace);
+}
+
+void Stream::run_kernel(const Work& work, const Launch& launch, OpStats& stats) {
+  char text[kErrorText] = "";
+  const bool device_clock = time_operators_ && backend_->note_time;
+  const int32_t from = device_clock ? backend_->note_time(stream_) : 0;
+  const auto start = Clock::now();
+  const int32_t code = run_launch(backend_, stream_, launch, text);
+  const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  if (device_clock) {
+    timed_.push_back({work.op->id, from, backend_->note_time(stream_)});
+    if (timed_.size() == kMostTimed) add_times();
+  } else if (!backend_->note_time) {
+    stats.seconds += seconds;
+    totals_.busy_seconds += seconds;
+  }
+  if (code) fail(static_cast<Code>(code), text);
+  if (check_guards_) verify_guards(work, launch.workspace);
+  if (!check_nonfinite_ || !first_nonfinite_.empty()) return;
+  for (size_t i = 0; i < work.outputs.size(); ++i) {
+    const TensorView& view = launch.views[work.inputs.size() + i];
+    const int64_t count = is_floating(view.dtype) ? backend_->count_nonfinite(stream_, &view) : 0;
+    if (!count) continue;
+    first_nonfinite_ = std::string(work.op->name);
+    first_nonfinite_ += " (output " + std::to_string(i) + ", " + view_text(view) + ", " + std::to_string(count) + " values; inputs";
+    for (const Operand& in : work.inputs) first_nonfinite_.append(" ").append(view_text(in.view));
+    first_nonfinite_ += ")";
+    break;
+  }
+}
+
+// Device times noted so far become seconds of their operators.
+void Stream::add_times() {
+  char text[kErrorText] = "";
+  if (backend_->synchronize(stream_, text)) fail(kKernel, text);
+  for (const Timed& timed : timed_) {
+    const double seconds = backend_->seconds(stream_, timed.from, timed.to);
+    op_stats_[static_cast<size_t>(timed.op)].seconds += seconds;
+    totals_.busy_seconds += seconds;
+  }
+  timed_.clear();
+  backend_->forget_times(stream_);
+}
+
+void Stream::time_operators(bool on) {
+  call([this, on] { time_operators_ = on; });
+}
+
+void Stream::begin_step() {
+  if (!backend_ || !backend_->graphs) return;
+  auto* work = new Work;
+  work->kind = Work::kBeginStep;
+  push(work);
+}
+
+void Stream::end_step() {
+  if (!backend_ || !backend_->graphs) return;
+  auto* work = new Work;
+  work->kind = Work::kEndStep;
+  push(work);
+}
+
+void Stream::run_listed() {
+  char text[kErrorText] = "";
+  if (const int32_t code = step_.flush(stream_, text)) fail(static_cast<Code>(code), text);
 }
 
 void Stream::run_op(const OpSchema* op, KernelFn kernel, const Cost& cost, int64_t workspace_bytes,
@@ -332,39 +396,81 @@ void Stream::call(std::function<void()> task) {
 }
 
 void Stream::read(const Operand& source, void* host, Done done) {
-  call([this, source, host, done = std::move(done)] {
+  call([this, source, host, done = std::move(done)]() mutable {
     const int64_t bytes = source.view.numel * dtype_size(source.view.dtype);
     StreamError error = error_;
     if (!error.code && bytes && !source.storage->data) {
       error = {kStreamFailed, "read: this tensor was never computed, because an earlier operator failed", ""};
     }
-    if (!error.code && bytes) {
-      char text[kErrorText] = "";
-      if (backend_->copy_out(stream_, host, static_cast<char*>(source.storage->data) + source.offset, bytes, text)) {
-        fail(kKernel, text);
-        error = error_;
-      }
-    }
-    done(error);
+    if (error.code || !bytes) return done(error, stats_here());
+    const char* from = static_cast<const char*>(source.storage->data) + source.offset;
+    if (backend_->mark && bytes <= kMarkBytes) return finish_when_reached(from, bytes, host, std::move(done));
+    char text[kErrorText] = "";
+    if (backend_->copy_out(stream_, host, from, bytes, text)) fail(kKernel, text);
+    done(error_, stats_here());
   });
 }
 
 void Stream::fence(Done done) {
-  call([this, done = std::move(done)] {
+  call([this, done = std::move(done)]() mutable {
+    if (backend_ && backend_->mark && !error_.code) return finish_when_reached(nullptr, 0, nullptr, std::move(done));
     char text[kErrorText] = "";
     if (backend_ && backend_->synchronize(stream_, text)) fail(kKernel, text);
-    done(error_);
+    done(error_, stats_here());
   });
+}
+
+void Stream::finish_when_reached(const void* device, int64_t bytes, void* host, Done done) {
+  void* mark = backend_->mark(stream_, device, bytes);
+  {
+    std::lock_guard lock(wait_mutex_);
+    waiting_.push_back({mark, host, std::move(done), stats_here()});
+  }
+  wait_wake_.notify_one();
+}
+
+void Stream::wait_loop() {
+  for (;;) {
+    Waiting next;
+    {
+      std::unique_lock lock(wait_mutex_);
+      wait_wake_.wait(lock, [&] { return !waiting_.empty(); });
+      next = std::move(waiting_.front());
+      waiting_.pop_front();
+    }
+    char text[kErrorText] = "";
+    StreamError error;
+    if (const int32_t code = backend_->wait(next.mark, next.host, text)) {
+      error = {static_cast<Code>(code), text, ""};
+      std::lock_guard lock(wait_mutex_);
+      if (!late_error_.code) late_error_ = error;
+      has_late_error_.store(true, std::memory_order_release);
+    }
+    next.done(error, next.stats);
+  }
+}
+
+// What the waiting thread found becomes the stream's error.
+void Stream::adopt_late_error() {
+  std::lock_guard lock(wait_mutex_);
+  if (!error_.code) error_ = late_error_;
+  late_error_ = {};
+  has_late_error_.store(false, std::memory_order_relaxed);
 }
 
 void Stream::wait_idle() {
   std::promise<void> done;
-  call([&] { done.set_value(); });
+  call([&] {
+    char text[kErrorText] = "";
+    if (backend_ && backend_->synchronize(stream_, text)) fail(kKernel, text);
+    done.set_value();
+  });
   done.get_future().wait();
 }
 
 void Stream::clear_error() {
   call([this] {
+    if (has_late_error_.load(std::memory_order_acquire)) adopt_late_error();
     error_ = {};
     char text[kErrorText] = "";
     if (backend_ && backend_->recover(stream_, text)) fail(kStreamFailed, text);
@@ -378,6 +484,7 @@ DeviceStats Stream::stats_here() const {
   out.reserved_bytes = arena_.reserved_bytes();
   out.live_blocks = arena_.live_blocks();
   out.limit_bytes = arena_.limit();
+  out.graph_replays = step_.replays();
   return out;
 }
 
@@ -391,6 +498,7 @@ DeviceStats Stream::stats() {
 std::vector<OpStats> Stream::op_stats(bool reset) {
   std::vector<OpStats> out;
   call([&] {
+    if (!timed_.empty()) add_times();
     out = op_stats_;
     if (reset) op_stats_.assign(op_stats_.size(), {});
   });

@@ -7,6 +7,7 @@
 #pragma once
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <mutex>
 #include <string>
@@ -16,6 +17,7 @@
 #include "api/backend.h"
 #include "core/arena.h"
 #include "core/op.h"
+#include "core/step_graph.h"
 
 namespace lf {
 
@@ -49,7 +51,7 @@ struct OpStats {
 struct DeviceStats {
   int64_t live_bytes = 0, peak_bytes = 0, reserved_bytes = 0, live_blocks = 0, limit_bytes = 0;
   double flops = 0, bytes_read = 0, bytes_written = 0, busy_seconds = 0;
-  int64_t kernels = 0;
+  int64_t kernels = 0, graph_replays = 0;
 };
 
 class Stream {
@@ -64,15 +66,19 @@ class Stream {
               const int32_t* attr_begin);
   void release(Storage* storage);                                            // deletes the storage object too
   void write(Storage* storage, std::vector<char> bytes);                     // places it and fills it
-  using Done = std::function<void(const StreamError&)>;
-  void read(const Operand& source, void* host, Done done);                   // `done` runs on the stream's thread
+  // Runs on a thread of the stream, with the statistics at its point in stream order.
+  using Done = std::function<void(const StreamError&, const DeviceStats&)>;
+  void read(const Operand& source, void* host, Done done);
   void fence(Done done);
+  // Between the two, launches are listed and carried out together at the end, as a graph when the step is a known one.
+  void begin_step();
+  void end_step();
   void call(std::function<void()> task);                                     // runs on the stream's thread, even after errors
   void wait_idle();                                                          // blocks the caller
 
   void clear_error();  // in stream order
 
-  DeviceStats stats_here() const;  // only on the stream's thread, from a Done or a task
+  DeviceStats stats_here() const;  // only on the stream's thread, from a task
 
   // All in stream order and blocking.
   DeviceStats stats();
@@ -86,6 +92,10 @@ class Stream {
   // While on, blocks are surrounded by guard bytes and start as NaN, and an operator that writes outside of its tensors
   // fails by name.
   void check_guards(bool on);
+  // While on, seconds of operators are the device's own, where it has a clock; the CPU's always are.
+  void time_operators(bool on);
+  // The n-th placement from now on fails as if memory had run out; 0: none. For tests.
+  void fail_placement(int64_t n);
 
   const std::string& name() const { return name_; }
   bool is_meta() const { return backend_ == nullptr; }
@@ -93,8 +103,21 @@ class Stream {
   int device_index() const { return device_index_; }
 
  private:
+  struct Waiting {
+    void* mark;
+    void* host;
+    Done done;
+    DeviceStats stats;
+  };
   void push(Work* work);
   void loop();
+  void wait_loop();
+  void adopt_late_error();
+  void finish_when_reached(const void* device, int64_t bytes, void* host, Done done);
+  void* allocate(int64_t bytes);
+  void run_kernel(const Work& work, const Launch& launch, OpStats& stats);
+  void run_listed();
+  void add_times();
   void execute(Work& work);
   void execute_op(Work& work);
   bool place(Storage* storage);
@@ -116,6 +139,14 @@ class Stream {
   std::vector<OpStats> op_stats_;
   bool check_nonfinite_ = false;
   bool check_guards_ = false;
+  bool time_operators_ = false;
+  int64_t placements_until_failure_ = 0;
+  StepGraph step_;
+  struct Timed {
+    int op;
+    int32_t from, to;
+  };
+  std::vector<Timed> timed_;
   std::string first_nonfinite_;
 
   std::mutex mutex_;
@@ -123,6 +154,13 @@ class Stream {
   std::vector<Work*> queue_;
   std::atomic<int64_t> pushed_{0};
   std::atomic<bool> sleeping_{false};
+
+  // Of devices that do not work in step with the host: marks that a thread of its own waits for, and what it found.
+  std::mutex wait_mutex_;
+  std::condition_variable wait_wake_;
+  std::deque<Waiting> waiting_;
+  StreamError late_error_;
+  std::atomic<bool> has_late_error_{false};
 };
 
 }  // namespace lf

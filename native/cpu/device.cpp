@@ -76,8 +76,27 @@ int64_t count_nonfinite(void*, const TensorView* tensor) {
 }  // namespace
 
 const Backend* backend() {
-  static const Backend kBackend = {kAbiVersion, "cpu", 1,    create_stream, allocate_slab, free_slab,       copy,
-                                   copy,        fill_zero, synchronize, synchronize, find_kernel, find_workspace, count_nonfinite, facts};
+  static const Backend kBackend = {.abi_version = kAbiVersion,
+                                   .name = "cpu",
+                                   .device_count = 1,
+                                   .create_stream = create_stream,
+                                   .allocate_slab = allocate_slab,
+                                   .free_slab = free_slab,
+                                   .copy_in = copy,
+                                   .copy_out = copy,
+                                   .fill_zero = fill_zero,
+                                   .synchronize = synchronize,
+                                   .recover = synchronize,
+                                   .mark = nullptr,
+                                   .wait = nullptr,
+                                   .note_time = nullptr,
+                                   .seconds = nullptr,
+                                   .forget_times = nullptr,
+                                   .graphs = nullptr,
+                                   .find_kernel = find_kernel,
+                                   .find_workspace = find_workspace,
+                                   .count_nonfinite = count_nonfinite,
+                                   .facts = facts};
   return &kBackend;
 }
 

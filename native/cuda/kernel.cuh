@@ -15,6 +15,7 @@ namespace lf::cuda {
 void register_kernel(const char* op, KernelFn kernel);
 // Bytes of workspace that a call needs; its views have shapes and no data. Without one the schema's own rule counts.
 void register_workspace(const char* op, WorkspaceFn workspace);
+void register_from_block(const char* op, int attr);
 
 // LF_CUDA_KERNEL(softmax, softmax): the host function that launches the operator's kernels.
 #define LF_CUDA_KERNEL(op, function)                                               \
@@ -28,6 +29,14 @@ void register_workspace(const char* op, WorkspaceFn workspace);
   const struct CudaWorkspace_##op {                                                \
     CudaWorkspace_##op() { ::lf::cuda::register_workspace(#op, function); }        \
   } cuda_workspace_##op;                                                           \
+  }
+
+// LF_CUDA_FROM_BLOCK(adamw, 1): the kernel takes attribute 1 with attribute(args, 1), on the device.
+#define LF_CUDA_FROM_BLOCK(op, attr)                                               \
+  namespace {                                                                      \
+  const struct CudaFromBlock_##op##_##attr {                                       \
+    CudaFromBlock_##op##_##attr() { ::lf::cuda::register_from_block(#op, attr); }  \
+  } cuda_from_block_##op##_##attr;                                                 \
   }
 
 inline int32_t report(const KernelArgs* args, cudaError_t error) {

@@ -2,11 +2,15 @@
 // in the other files of this folder and register themselves.
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <string>
+#include <vector>
 
 #include "api/backend.h"
 #include "build_info.h"
+#include "cuda/graph.h"
 #include "cuda/kernel.cuh"
+#include "cuda/nvml.h"
 
 namespace lf::cuda {
 namespace {
@@ -14,6 +18,7 @@ namespace {
 struct Entry {
   KernelFn kernel = nullptr;
   WorkspaceFn workspace = nullptr;
+  uint32_t from_block = 0;  // bit i: attribute i
 };
 // Leaked: looked up while the process exits, too.
 std::map<std::string, Entry>& table() {
@@ -83,17 +88,20 @@ int32_t copy_in(void* stream, void* device, const void* host, int64_t bytes, cha
   return kOk;
 }
 
-// What kernels reported, after everything is done.
-int32_t check_faults(Stream& at, char* error) {
-  LF_TRY("synchronize", cudaMemcpyAsync(at.faults_host, at.faults, sizeof(FaultRecord), cudaMemcpyDeviceToHost, at.stream));
-  LF_TRY("synchronize", cudaStreamSynchronize(at.stream));
-  const FaultRecord& found = *at.faults_host;
+int32_t fault_text(const Stream& at, const FaultRecord& found, char* error) {
   if (!found.taken) return kOk;
-  const Stream::Site& site = at.sites[static_cast<size_t>(found.site)];
+  const Stream::Site& site = at.sites[found.site];
   const int length = std::snprintf(error, kErrorText, "%s: ", site.op);
   std::snprintf(error + length, kErrorText - static_cast<size_t>(length), site.format, static_cast<long long>(found.value),
                 static_cast<long long>(found.position), static_cast<long long>(found.limit));
   return kKernel;
+}
+
+// What kernels reported, after everything is done.
+int32_t check_faults(Stream& at, char* error) {
+  LF_TRY("synchronize", cudaMemcpyAsync(at.faults_host, at.faults, sizeof(FaultRecord), cudaMemcpyDeviceToHost, at.stream));
+  LF_TRY("synchronize", cudaStreamSynchronize(at.stream));
+  return fault_text(at, *at.faults_host, error);
 }
 
 int32_t synchronize(void* stream, char* error) { return check_faults(self(stream), error); }
@@ -118,6 +126,97 @@ int32_t recover(void* stream, char* error) {
   return kOk;
 }
 
+// A point in the stream's order, with what was asked for at that point in pinned memory. Used again and again.
+struct Mark {
+  Stream* at = nullptr;
+  cudaEvent_t event = nullptr;
+  FaultRecord* faults = nullptr;
+  char* bytes = nullptr;
+  int64_t num_bytes = 0;
+  cudaError_t problem = cudaSuccess;
+};
+struct Marks {
+  std::mutex mutex;
+  std::vector<Mark*> free;
+};
+Marks& marks() {
+  static auto& all = *new Marks;
+  return all;
+}
+
+Mark* new_mark(Stream& at) {
+  auto* made = new Mark;
+  made->at = &at;
+  void* pinned = nullptr;
+  // Blocking: a thread that waits must not burn a processor.
+  made->problem = cudaEventCreateWithFlags(&made->event, cudaEventDisableTiming | cudaEventBlockingSync);
+  if (!made->problem) made->problem = cudaMallocHost(&pinned, sizeof(FaultRecord) + kMarkBytes);
+  made->faults = static_cast<FaultRecord*>(pinned);
+  made->bytes = static_cast<char*>(pinned) + sizeof(FaultRecord);
+  return made;
+}
+
+void* mark(void* stream, const void* device, int64_t bytes) {
+  Stream& at = self(stream);
+  Mark* made = nullptr;
+  {
+    std::lock_guard lock(marks().mutex);
+    auto& free = marks().free;
+    for (size_t i = free.size(); i-- > 0 && !made;) {
+      if (free[i]->at != &at) continue;
+      made = free[i];
+      free.erase(free.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+  }
+  if (!made) made = new_mark(at);
+  made->num_bytes = bytes;
+  auto step = [&](cudaError_t code) {
+    if (!made->problem) made->problem = code;
+  };
+  if (made->problem) return made;
+  if (bytes) step(cudaMemcpyAsync(made->bytes, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, at.stream));
+  step(cudaMemcpyAsync(made->faults, at.faults, sizeof(FaultRecord), cudaMemcpyDeviceToHost, at.stream));
+  step(cudaEventRecord(made->event, at.stream));
+  return made;
+}
+
+int32_t wait(void* waited, void* host, char* error) {
+  Mark* at = static_cast<Mark*>(waited);
+  if (!at->problem) at->problem = cudaEventSynchronize(at->event);
+  if (at->problem) return fail(error, "synchronize", at->problem);  // not used again: its device is in trouble
+  const int32_t code = fault_text(*at->at, *at->faults, error);
+  if (!code && at->num_bytes) std::memcpy(host, at->bytes, static_cast<size_t>(at->num_bytes));
+  std::lock_guard lock(marks().mutex);
+  marks().free.push_back(at);
+  return code;
+}
+
+// Points in time by number; events are kept and used again.
+struct Times {
+  std::vector<cudaEvent_t> events;
+  size_t used = 0;
+};
+std::map<Stream*, Times>& times() {
+  static thread_local auto& all = *new std::map<Stream*, Times>;
+  return all;
+}
+int32_t note_time(void* stream) {
+  Times& of = times()[&self(stream)];
+  if (of.used == of.events.size()) {
+    of.events.push_back(nullptr);
+    if (cudaEventCreate(&of.events.back())) return -1;
+  }
+  if (cudaEventRecord(of.events[of.used], self(stream).stream)) return -1;
+  return static_cast<int32_t>(of.used++);
+}
+double seconds(void* stream, int32_t from, int32_t to) {
+  Times& of = times()[&self(stream)];
+  float ms = 0;
+  if (from < 0 || to < 0 || cudaEventElapsedTime(&ms, of.events[static_cast<size_t>(from)], of.events[static_cast<size_t>(to)])) return 0;
+  return ms / 1e3;
+}
+void forget_times(void* stream) { times()[&self(stream)].used = 0; }
+
 KernelFn find_kernel(const char* op) {
   const auto found = table().find(op);
   return found == table().end() ? nullptr : found->second.kernel;
@@ -126,6 +225,13 @@ WorkspaceFn find_workspace(const char* op) {
   const auto found = table().find(op);
   return found == table().end() ? nullptr : found->second.workspace;
 }
+
+bool reads_from_block(const char* op, int attr) {
+  const auto found = table().find(op);
+  return found != table().end() && attr < 32 && (found->second.from_block >> attr & 1);
+}
+
+const GraphServices kGraphs = {begin_graph, copy_in_graph, attributes_in_graph, end_graph, launch_graph, destroy_graph, reads_from_block};
 
 void facts(int device_index, DeviceFacts* out) {
   *out = {"", -1, -1, -1, -1, -1};
@@ -141,6 +247,8 @@ void facts(int device_index, DeviceFacts* out) {
   if (cudaGetDevice(&before) || cudaSetDevice(device_index)) return;
   if (!cudaMemGetInfo(&free_bytes, &total)) out->free_bytes = static_cast<int64_t>(free_bytes);
   cudaSetDevice(before);
+  char bus[32] = "";
+  if (!cudaDeviceGetPCIBusId(bus, sizeof bus, device_index)) add_nvml_facts(bus, out);
 }
 
 int64_t count_nonfinite(void* stream, const TensorView* tensor);  // below
@@ -151,6 +259,7 @@ constexpr int kOldest = 75;
 
 void register_kernel(const char* op, KernelFn kernel) { table()[op].kernel = kernel; }
 void register_workspace(const char* op, WorkspaceFn workspace) { table()[op].workspace = workspace; }
+void register_from_block(const char* op, int attr) { table()[op].from_block |= 1u << attr; }
 
 namespace {
 
@@ -218,8 +327,30 @@ const Backend* open(uint32_t abi_version, const char* build_stamp, char* error) 
     }
   }
   if (usable == 0) return nullptr;
-  static Backend backend = {kAbiVersion, "cuda",   0,           create_stream, allocate_slab, free_slab,     copy_in,
-                            copy_out,    fill_zero, synchronize, recover,       find_kernel,   find_workspace, count_nonfinite, facts};
+  static Backend backend = [] {
+    Backend made{};
+    made.abi_version = kAbiVersion;
+    made.name = "cuda";
+    made.create_stream = create_stream;
+    made.allocate_slab = allocate_slab;
+    made.free_slab = free_slab;
+    made.copy_in = copy_in;
+    made.copy_out = copy_out;
+    made.fill_zero = fill_zero;
+    made.synchronize = synchronize;
+    made.recover = recover;
+    made.mark = mark;
+    made.wait = wait;
+    made.note_time = note_time;
+    made.seconds = seconds;
+    made.forget_times = forget_times;
+    made.graphs = &kGraphs;
+    made.find_kernel = find_kernel;
+    made.find_workspace = find_workspace;
+    made.count_nonfinite = count_nonfinite;
+    made.facts = facts;
+    return made;
+  }();
   backend.device_count = usable;
   return &backend;
 }

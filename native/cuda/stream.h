@@ -3,8 +3,8 @@
 #pragma once
 #include <cuda_runtime.h>
 
-#include <string>
-#include <vector>
+#include <cstdlib>
+#include <cstring>
 
 #include "api/kernel.h"
 
@@ -15,6 +15,8 @@ struct FaultRecord {
   int32_t taken, site;
   int64_t value, position, limit;
 };
+
+constexpr int kMostSites = 256;
 
 struct Stream {
   cudaStream_t stream = nullptr;
@@ -27,12 +29,16 @@ struct Stream {
   char* staging = nullptr;             // pinned, kStagingBytes, cut in two halves used in turn
   cudaEvent_t staging_free[2] = {};
   int staging_next = 0;
-  // Text with three %lld: the value, its position and the limit.
+  // While a graph is recorded: where on the device the attributes of the kernel called now will be; nullptr otherwise.
+  const double* attributes = nullptr;
+  // What faults mean: text with three %lld for the value, its position and the limit. Entries never change once made, so
+  // that other threads may read them.
   struct Site {
     const char* op;
     const char* format;
   };
-  std::vector<Site> sites;
+  Site sites[kMostSites] = {};
+  int num_sites = 0;
 };
 
 constexpr int64_t kStagingBytes = int64_t{4} << 20;
@@ -58,11 +64,26 @@ struct Faults {
 // `format` names what is wrong with three %lld, such as "id %lld at position %lld is outside of the table of %lld rows".
 inline Faults faults_of(const KernelArgs* args, const char* format) {
   Stream& stream = stream_of(args);
-  for (size_t i = 0; i < stream.sites.size(); ++i) {
-    if (stream.sites[i].op == args->op && stream.sites[i].format == format) return {stream.faults, static_cast<int32_t>(i)};
+  for (int i = 0; i < stream.num_sites; ++i) {
+    if (stream.sites[i].op == args->op && !std::strcmp(stream.sites[i].format, format)) return {stream.faults, i};
   }
-  stream.sites.push_back({args->op, format});
-  return {stream.faults, static_cast<int32_t>(stream.sites.size() - 1)};
+  if (stream.num_sites == kMostSites) std::abort();  // more fault texts than operators could have
+  stream.sites[stream.num_sites] = {args->op, format};
+  return {stream.faults, stream.num_sites++};
+}
+
+// A number that a kernel takes from its attributes. In a graph it is read from the graph's block, so that another value
+// needs no other graph; register such attributes with LF_CUDA_FROM_BLOCK.
+struct Attribute {
+  double value;
+  const double* at;
+#if defined(__CUDACC__)
+  __device__ __forceinline__ double get() const { return at ? *at : value; }
+#endif
+};
+inline Attribute attribute(const KernelArgs* args, int i) {
+  const double* block = stream_of(args).attributes;
+  return {args->number(i), block ? block + args->attr_begin[i] : nullptr};
 }
 
 }  // namespace lf::cuda

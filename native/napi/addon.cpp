@@ -68,7 +68,7 @@ Napi::Value read(const Napi::CallbackInfo& info) {
     }
     self.completion->expect(info.Env());
     const double id = info[2].As<Napi::Number>().DoubleValue();
-    stream.read(source, bytes.Data(), [completion = self.completion, id](const StreamError& error) {
+    stream.read(source, bytes.Data(), [completion = self.completion, id](const StreamError& error, const DeviceStats&) {
       completion->finish(id, error);
     });
   });
@@ -84,7 +84,8 @@ void put_stats(const DeviceStats& stats, double* out) {
                            stats.bytes_read,
                            stats.bytes_written,
                            stats.busy_seconds,
-                           static_cast<double>(stats.kernels)};
+                           static_cast<double>(stats.kernels),
+                           static_cast<double>(stats.graph_replays)};
   std::copy(std::begin(values), std::end(values), out);
 }
 
@@ -97,8 +98,8 @@ Napi::Value fence(const Napi::CallbackInfo& info) {
     self.completion->expect(info.Env());
     const double id = info[1].As<Napi::Number>().DoubleValue();
     double* out = info[2].As<Napi::Float64Array>().Data();
-    stream.fence([completion = self.completion, id, out, &stream](const StreamError& error) {
-      put_stats(stream.stats_here(), out);
+    stream.fence([completion = self.completion, id, out](const StreamError& error, const DeviceStats& stats) {
+      put_stats(stats, out);
       completion->finish(id, error);
     });
   });
@@ -112,6 +113,12 @@ void check_nonfinite(const Napi::CallbackInfo& info) {
   stream_of(info).check_nonfinite(info[1].As<Napi::Boolean>().Value());
 }
 void check_guards(const Napi::CallbackInfo& info) { stream_of(info).check_guards(info[1].As<Napi::Boolean>().Value()); }
+void begin_step(const Napi::CallbackInfo& info) { stream_of(info).begin_step(); }
+void end_step(const Napi::CallbackInfo& info) { stream_of(info).end_step(); }
+void time_operators(const Napi::CallbackInfo& info) { stream_of(info).time_operators(info[1].As<Napi::Boolean>().Value()); }
+void fail_placement(const Napi::CallbackInfo& info) {
+  stream_of(info).fail_placement(info[1].As<Napi::Number>().Int64Value());
+}
 Napi::Value first_nonfinite(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), stream_of(info).first_nonfinite());
 }
@@ -220,6 +227,10 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   add("setLimit", set_limit);
   add("checkNonfinite", check_nonfinite);
   add("checkGuards", check_guards);
+  add("beginStep", begin_step);
+  add("endStep", end_step);
+  add("timeOperators", time_operators);
+  add("failPlacement", fail_placement);
   add("firstNonfinite", first_nonfinite);
   add("devices", devices);
   add("loadCuda", load_cuda_devices);
