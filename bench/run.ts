@@ -1,8 +1,12 @@
 // `npm run bench` times every operator (bench/ops); `npm run bench -- step` times whole training steps, against PyTorch
-// where LEANFORMER_PYTHON names a Python that has it (bench/step). Further arguments go to either.
+// where LEANFORMER_PYTHON names a Python that has it (bench/step);
+// `npm run bench -- gpu` the baselines of a GPU (bench/gpu). Further arguments go to each.
 if (process.argv[2] === 'step') {
   process.argv.splice(2, 1)
   await import('./step/run')
+} else if (process.argv[2] === 'gpu') {
+  process.argv.splice(2, 1)
+  await import('./gpu/run')
 } else {
   await import('./ops/run')
 }

@@ -23,6 +23,7 @@ const onlyDType = option('--dtype') as DType | undefined
 const threads = option('--threads')
 if (threads) addon.setThreads(Number(threads))
 const device = getDevice(option('--device') ?? 'cpu')
+device.timeOperators(true)
 const [part = ''] = options
 
 const files = readdirSync('test/ops').filter((file) => file.endsWith('.test.ts') && !file.startsWith('coverage'))
