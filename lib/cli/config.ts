@@ -93,12 +93,17 @@ export const trainSchema = z.strictObject({
     .min(1)
     .optional()
     .meta({ help: "initialiser of the model; default: the model's own", value: 'name' }),
+  schedule: z
+    .string()
+    .min(1)
+    .default('cosine')
+    .meta({ help: 'of the learning rate: constant, cosine, linear, inverse_sqrt, or wsd:decay=0.2,shape=sqrt', value: 'name' }),
   lr: positive().default(1e-3).meta({ help: 'highest learning rate', value: 'rate' }),
   minLr: z
     .number()
     .min(0)
     .optional()
-    .meta({ help: 'learning rate at the end of the cosine; default: lr / 10', value: 'rate' }),
+    .meta({ help: 'learning rate at the end of the schedule; default: lr / 10', value: 'rate' }),
   warmup: z.int().min(0).optional().meta({ help: 'steps of linear warm-up; default: 5 % of steps, at most 100' }),
   weightDecay: z.number().min(0).default(0.1).meta({ help: 'decoupled, on matrices only', value: 'rate' }),
   beta1: fraction().optional().meta({ help: "the optimizer's setting of that name; default: its own", value: 'b' }),

@@ -7,7 +7,7 @@ import type { TextDataset } from '../data/tokens'
 import type { ModelEntry, TextModel } from '../models/model_entry'
 import { addon } from '../native/binding'
 import { decayGroups, type Optimizer } from '../optim/optimizer'
-import { cosine } from '../optim/schedule'
+import { makeSchedule } from '../optim/schedule'
 import type { Technique } from '../techniques/technique'
 import { getDevice, type Device } from '../tensor/device'
 import { Generator } from '../tensor/random'
@@ -59,7 +59,8 @@ async function buildOptimizer(config: TrainConfig, model: TextModel): Promise<Op
 
 async function buildTechniques(config: TrainConfig): Promise<Technique[]> {
   const found = await Promise.all(config.technique.map((text) => findEntry('technique', text)))
-  checkCombination(found.map(({ entry }) => entry))
+  const { entry: optimizer } = await findEntry('optimizer', config.optimizer)
+  checkCombination([...found.map(({ entry }) => entry), optimizer])
   return found.map(({ entry, given }) => entry.create(given))
 }
 
@@ -74,13 +75,13 @@ export async function startTraining(config: TrainConfig, data: TextDataset): Pro
   const device = prepareDevice(config)
   const vocab = data.tokenizer.vocabSize
   const { model, entry, techniques } = await buildModel(config, vocab, device)
-  const { steps, lr, minLr, warmup, accumulate, evalEvery, clip, precision, seed } = config
+  const { schedule, steps, lr, minLr, warmup, accumulate, evalEvery, clip, precision, seed } = config
   const masked = entry.objective === 'masked_token'
   const mask = { maskId: vocab, vocab, seed }
   const trainer = new Trainer({
     model,
     optimizer: await buildOptimizer(config, model),
-    schedule: cosine({ lr, minLr, warmup, steps }),
+    schedule: makeSchedule(schedule, { lr, minLr, warmup, steps }),
     data: masked ? new MaskedTokens(data.train, mask) : data.train,
     evalData: masked ? new MaskedTokens(data.validation, mask) : data.validation,
     steps,

@@ -5,8 +5,11 @@ export interface OpAttrs {
   abs: Record<string, never>
   abs_backward: Record<string, never>
   accumulate: Record<string, never>
+  adam: { count: number; lr: number; beta1: number; beta2: number; eps: number; l2: number; weight_decay: number; step: number }
   adamw: { count: number; lr: number; beta1: number; beta2: number; eps: number; weight_decay: number; step: number }
+  adamw_8bit: { count: number; lr: number; beta1: number; beta2: number; eps: number; weight_decay: number; block: number; step: number }
   add: Record<string, never>
+  amsgrad: { count: number; lr: number; beta1: number; beta2: number; eps: number; l2: number; weight_decay: number; step: number }
   argmax: { axes: readonly number[]; keepdims: boolean }
   argmin: { axes: readonly number[]; keepdims: boolean }
   attention: { heads: number; kv_heads: number; causal: boolean; window: number; scale: number; dropout: number; seed: number; offset: number; kv_length: number }
@@ -22,6 +25,7 @@ export interface OpAttrs {
   cross_entropy: { ignore_index: number; label_smoothing: number }
   cross_entropy_backward: { ignore_index: number; label_smoothing: number }
   cumsum: { axis: number; reverse: boolean }
+  dequantize_blocks: { block: number; with_sign: boolean }
   div: Record<string, never>
   dropout: { p: number; seed: number; offset: number }
   embedding: { offset: number }
@@ -45,10 +49,15 @@ export interface OpAttrs {
   gt: Record<string, never>
   index_add: { axis: number; shape: readonly number[] }
   index_select: { axis: number }
+  lamb: { count: number; lr: number; beta1: number; beta2: number; eps: number; weight_decay: number; max_trust: number; adapt: boolean; step: number }
+  lars: { count: number; lr: number; momentum: number; trust: number; weight_decay: number; clip_rate: boolean; adapt: boolean }
   layer_norm: { eps: number }
   layer_norm_backward: Record<string, never>
   le: Record<string, never>
+  lerp: { count: number; rate: number }
+  lerp_square: { count: number; rate: number }
   linear_cross_entropy: { ignore_index: number; label_smoothing: number; scale: number; with_gradients: boolean }
+  lion: { count: number; lr: number; beta1: number; beta2: number; weight_decay: number }
   log: Record<string, never>
   log_backward: Record<string, never>
   log_softmax: { axis: number }
@@ -67,10 +76,12 @@ export interface OpAttrs {
   mul: Record<string, never>
   ne: Record<string, never>
   neg: Record<string, never>
+  nesterov: { count: number; lr: number; momentum: number; l2: number }
   one_hot: { classes: number; dtype: DType }
   permute: { axes: readonly number[] }
   pow: Record<string, never>
   prod: { axes: readonly number[]; keepdims: boolean }
+  quantize_blocks: { block: number; with_sign: boolean }
   random_normal: { shape: readonly number[]; seed: number; offset: number; dtype: DType }
   random_uniform: { shape: readonly number[]; seed: number; offset: number; dtype: DType }
   reciprocal: Record<string, never>
@@ -83,7 +94,9 @@ export interface OpAttrs {
   rsqrt: Record<string, never>
   rsqrt_backward: Record<string, never>
   scale: { factor: number; offset: number }
+  scaled_add: { count: number; decay: number; factor: number }
   scatter_add: { axis: number; shape: readonly number[] }
+  schedule_free_adamw: { count: number; lr: number; beta1: number; beta2: number; eps: number; weight_decay: number; average: number; step: number }
   sgd: { count: number; lr: number; momentum: number; dampening: number; nesterov: boolean; weight_decay: number; first: boolean }
   sigmoid: Record<string, never>
   sigmoid_backward: Record<string, never>
@@ -96,6 +109,7 @@ export interface OpAttrs {
   slice_backward: { start: readonly number[]; stop: readonly number[]; step: readonly number[]; shape: readonly number[] }
   softmax: { axis: number }
   softmax_backward: { axis: number }
+  sophia: { count: number; lr: number; beta1: number; scale: number; weight_decay: number }
   sort: { axis: number; descending: boolean }
   sqrt: Record<string, never>
   sqrt_backward: Record<string, never>
@@ -145,14 +159,29 @@ export const opTable: OpDescription[] = [
     attrs: [],
   },
   {
+    name: 'adam',
+    inputs: [input('clip', '?'), input('tensors', '?*!')],
+    attrs: [{ name: 'count', type: 'integer' }, { name: 'lr', type: 'number' }, { name: 'beta1', type: 'number' }, { name: 'beta2', type: 'number' }, { name: 'eps', type: 'number' }, { name: 'l2', type: 'number' }, { name: 'weight_decay', type: 'number' }, { name: 'step', type: 'integer' }],
+  },
+  {
     name: 'adamw',
     inputs: [input('clip', '?'), input('tensors', '?*!')],
     attrs: [{ name: 'count', type: 'integer' }, { name: 'lr', type: 'number' }, { name: 'beta1', type: 'number' }, { name: 'beta2', type: 'number' }, { name: 'eps', type: 'number' }, { name: 'weight_decay', type: 'number' }, { name: 'step', type: 'integer' }],
   },
   {
+    name: 'adamw_8bit',
+    inputs: [input('clip', '?'), input('tensors', '?*!')],
+    attrs: [{ name: 'count', type: 'integer' }, { name: 'lr', type: 'number' }, { name: 'beta1', type: 'number' }, { name: 'beta2', type: 'number' }, { name: 'eps', type: 'number' }, { name: 'weight_decay', type: 'number' }, { name: 'block', type: 'integer' }, { name: 'step', type: 'integer' }],
+  },
+  {
     name: 'add',
     inputs: [input('x'), input('y')],
     attrs: [],
+  },
+  {
+    name: 'amsgrad',
+    inputs: [input('clip', '?'), input('tensors', '?*!')],
+    attrs: [{ name: 'count', type: 'integer' }, { name: 'lr', type: 'number' }, { name: 'beta1', type: 'number' }, { name: 'beta2', type: 'number' }, { name: 'eps', type: 'number' }, { name: 'l2', type: 'number' }, { name: 'weight_decay', type: 'number' }, { name: 'step', type: 'integer' }],
   },
   {
     name: 'argmax',
@@ -228,6 +257,11 @@ export const opTable: OpDescription[] = [
     name: 'cumsum',
     inputs: [input('x')],
     attrs: [{ name: 'axis', type: 'integer' }, { name: 'reverse', type: 'flag' }],
+  },
+  {
+    name: 'dequantize_blocks',
+    inputs: [input('codes'), input('scales')],
+    attrs: [{ name: 'block', type: 'integer' }, { name: 'with_sign', type: 'flag' }],
   },
   {
     name: 'div',
@@ -345,6 +379,16 @@ export const opTable: OpDescription[] = [
     attrs: [{ name: 'axis', type: 'integer' }],
   },
   {
+    name: 'lamb',
+    inputs: [input('clip', '?'), input('tensors', '?*!')],
+    attrs: [{ name: 'count', type: 'integer' }, { name: 'lr', type: 'number' }, { name: 'beta1', type: 'number' }, { name: 'beta2', type: 'number' }, { name: 'eps', type: 'number' }, { name: 'weight_decay', type: 'number' }, { name: 'max_trust', type: 'number' }, { name: 'adapt', type: 'flag' }, { name: 'step', type: 'integer' }],
+  },
+  {
+    name: 'lars',
+    inputs: [input('clip', '?'), input('tensors', '?*!')],
+    attrs: [{ name: 'count', type: 'integer' }, { name: 'lr', type: 'number' }, { name: 'momentum', type: 'number' }, { name: 'trust', type: 'number' }, { name: 'weight_decay', type: 'number' }, { name: 'clip_rate', type: 'flag' }, { name: 'adapt', type: 'flag' }],
+  },
+  {
     name: 'layer_norm',
     inputs: [input('x'), input('weight', '?'), input('bias', '?')],
     attrs: [{ name: 'eps', type: 'number' }],
@@ -360,9 +404,24 @@ export const opTable: OpDescription[] = [
     attrs: [],
   },
   {
+    name: 'lerp',
+    inputs: [input('clip', '?'), input('tensors', '?*!')],
+    attrs: [{ name: 'count', type: 'integer' }, { name: 'rate', type: 'number' }],
+  },
+  {
+    name: 'lerp_square',
+    inputs: [input('clip', '?'), input('tensors', '?*!')],
+    attrs: [{ name: 'count', type: 'integer' }, { name: 'rate', type: 'number' }],
+  },
+  {
     name: 'linear_cross_entropy',
     inputs: [input('x'), input('weight'), input('targets')],
     attrs: [{ name: 'ignore_index', type: 'integer' }, { name: 'label_smoothing', type: 'number' }, { name: 'scale', type: 'number' }, { name: 'with_gradients', type: 'flag' }],
+  },
+  {
+    name: 'lion',
+    inputs: [input('clip', '?'), input('tensors', '?*!')],
+    attrs: [{ name: 'count', type: 'integer' }, { name: 'lr', type: 'number' }, { name: 'beta1', type: 'number' }, { name: 'beta2', type: 'number' }, { name: 'weight_decay', type: 'number' }],
   },
   {
     name: 'log',
@@ -455,6 +514,11 @@ export const opTable: OpDescription[] = [
     attrs: [],
   },
   {
+    name: 'nesterov',
+    inputs: [input('clip', '?'), input('tensors', '?*!')],
+    attrs: [{ name: 'count', type: 'integer' }, { name: 'lr', type: 'number' }, { name: 'momentum', type: 'number' }, { name: 'l2', type: 'number' }],
+  },
+  {
     name: 'one_hot',
     inputs: [input('index')],
     attrs: [{ name: 'classes', type: 'integer' }, { name: 'dtype', type: 'choice', choices: dtypes }],
@@ -473,6 +537,11 @@ export const opTable: OpDescription[] = [
     name: 'prod',
     inputs: [input('x')],
     attrs: [{ name: 'axes', type: 'integers' }, { name: 'keepdims', type: 'flag' }],
+  },
+  {
+    name: 'quantize_blocks',
+    inputs: [input('x')],
+    attrs: [{ name: 'block', type: 'integer' }, { name: 'with_sign', type: 'flag' }],
   },
   {
     name: 'random_normal',
@@ -535,9 +604,19 @@ export const opTable: OpDescription[] = [
     attrs: [{ name: 'factor', type: 'number' }, { name: 'offset', type: 'number' }],
   },
   {
+    name: 'scaled_add',
+    inputs: [input('clip', '?'), input('tensors', '?*!')],
+    attrs: [{ name: 'count', type: 'integer' }, { name: 'decay', type: 'number' }, { name: 'factor', type: 'number' }],
+  },
+  {
     name: 'scatter_add',
     inputs: [input('x', '?'), input('index'), input('source')],
     attrs: [{ name: 'axis', type: 'integer' }, { name: 'shape', type: 'integers' }],
+  },
+  {
+    name: 'schedule_free_adamw',
+    inputs: [input('clip', '?'), input('tensors', '?*!')],
+    attrs: [{ name: 'count', type: 'integer' }, { name: 'lr', type: 'number' }, { name: 'beta1', type: 'number' }, { name: 'beta2', type: 'number' }, { name: 'eps', type: 'number' }, { name: 'weight_decay', type: 'number' }, { name: 'average', type: 'number' }, { name: 'step', type: 'integer' }],
   },
   {
     name: 'sgd',
@@ -598,6 +677,11 @@ export const opTable: OpDescription[] = [
     name: 'softmax_backward',
     inputs: [input('grad'), input('y')],
     attrs: [{ name: 'axis', type: 'integer' }],
+  },
+  {
+    name: 'sophia',
+    inputs: [input('clip', '?'), input('tensors', '?*!')],
+    attrs: [{ name: 'count', type: 'integer' }, { name: 'lr', type: 'number' }, { name: 'beta1', type: 'number' }, { name: 'scale', type: 'number' }, { name: 'weight_decay', type: 'number' }],
   },
   {
     name: 'sort',
@@ -677,4 +761,4 @@ export const opTable: OpDescription[] = [
 ]
 
 /** Of the table that the addon must have; see addon.opsHash(). */
-export const opTableHash = 1523235368
+export const opTableHash = 2855254025

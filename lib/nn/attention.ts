@@ -75,6 +75,7 @@ export class Attention extends Module<[x: Tensor, inputs?: AttentionInputs]> {
     this.headWidth = width / heads
     const common = { device: options.device, dtype: options.dtype, generator: options.generator, bias: options.bias }
     this.qkv = new Linear(width, (heads + 2 * kvHeads) * this.headWidth, { ...common, bias: options.qkvBias ?? options.bias })
+    this.qkv.weight.parts = [heads, kvHeads, kvHeads].map((count) => count * this.headWidth)
     this.out = new Linear(width, width, { ...common, init: options.outInit })
   }
 

@@ -43,6 +43,7 @@ export class MLP extends Module<[x: Tensor, residual?: Tensor | null]> {
     this.activation = options.activation ?? 'gelu'
     const common = { device: options.device, dtype: options.dtype, generator: options.generator, bias: options.bias }
     this.up = new Linear(width, this.activation === 'swiglu' ? 2 * hidden : hidden, common)
+    if (this.activation === 'swiglu') this.up.weight.parts = [hidden, hidden]
     this.down = new Linear(hidden, width, { ...common, init: options.downInit })
     const shift = () => (options.shifts ? new Parameter(zeros([1], common)) : null)
     this.upShift = shift()

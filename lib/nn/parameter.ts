@@ -2,7 +2,7 @@
 // Gradients of the copy arrive at the master, in the master's format.
 import type { DType } from '../native/dtype'
 import { keep } from '../tensor/scope'
-import { run1, setRequiresGrad, type Tensor } from '../tensor/tensor'
+import { run, run1, setRequiresGrad, type Tensor } from '../tensor/tensor'
 
 export class Parameter {
   private master: Tensor
@@ -10,6 +10,8 @@ export class Parameter {
   private frozen = false
   /** Factors of the learning rate, of the weight decay and of the optimiser's eps for this parameter; see decayGroups(). */
   readonly scales = { lr: 1, weightDecay: 1, eps: 1 }
+  /** Rows of each matrix when several are stored as one (queries, keys and values); null: it is one matrix. */
+  parts: readonly number[] | null = null
 
   /** Takes the tensor over. */
   constructor(value: Tensor) {
@@ -76,6 +78,25 @@ export class Parameter {
     this.trainable = !this.frozen
     fresh.leaf = fresh
     if (compute) this.setComputeDType(compute)
+  }
+
+  /** Takes the tensor over as the master, with no gradient, and gives back the one before, gradient and all. */
+  exchange(value: Tensor): Tensor {
+    const before = this.master
+    this.master = keep(value)
+    this.trainable = !this.frozen
+    value.leaf = value
+    if (this.lowPrecision) this.setComputeDType(this.lowPrecision.dtype)
+    return before
+  }
+
+  /** Makes what layers compute with follow the master after it was changed in place. */
+  refresh(): void {
+    if (this.lowPrecision) run('write_slice', [this.lowPrecision, this.inComputeDType()], { start: this.shape.map(() => 0) })
+  }
+
+  private inComputeDType(): Tensor {
+    return run1('cast', [this.master], { dtype: this.lowPrecision!.dtype })
   }
 
   dispose(): void {

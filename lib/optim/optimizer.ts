@@ -1,10 +1,11 @@
 // What every optimiser of this folder is. One native call updates all parameters of a group. Clipping and the skipping of
 // non-finite gradients come in through a tensor on the device, so that an update never waits for the host.
 import { resolveSettings, type Entry, type Settings, type Values } from '../catalog/entry'
+import { noGrad } from '../autograd/tape'
 import { LeanformerError } from '../native/errors'
 import type { Parameter } from '../nn/parameter'
 import { zeros } from '../ops/creation'
-import { keep } from '../tensor/scope'
+import { keep, scope } from '../tensor/scope'
 import type { Tensor } from '../tensor/tensor'
 
 export interface ParameterGroup {
@@ -41,9 +42,18 @@ export function decayGroups(parameters: Map<string, Parameter>, weightDecay: num
   return [...groups.values()]
 }
 
+export interface OptimizerState {
+  tensors: Map<string, Tensor>
+  steps: number
+  scalars?: Record<string, number>
+}
+
 export abstract class Optimizer {
   /** Updates made so far; skipped ones do not count. */
   steps = 0
+  /** Other numbers that an exact resume needs. */
+  protected scalars: Record<string, number> = {}
+  private before: Record<string, number> = {}
   private readonly slots = new Map<string, Map<string, Tensor>>()
 
   constructor(readonly groups: ParameterGroup[]) {}
@@ -54,12 +64,29 @@ export abstract class Optimizer {
    */
   step(lr: number, clip?: Tensor | null): void {
     this.steps++
+    this.before = { ...this.scalars }
+    this.begin(lr)
     for (const group of this.groups) {
       // Parameters without a gradient are left alone, not treated as if it were zero.
       const named = [...group.parameters].filter(([, parameter]) => parameter.grad !== null)
-      if (named.length) this.update(named, lr * (group.lrScale ?? 1), group.weightDecay ?? 0, clip ?? null, group)
+      if (!named.length) continue
+      noGrad(() => scope(() => this.update(named, lr * (group.lrScale ?? 1), group.weightDecay ?? 0, clip ?? null, group)))
     }
   }
+
+  /** Takes the last step() out of the counts: it turned out to be skipped on the device. */
+  undo(): void {
+    this.steps--
+    this.scalars = this.before
+  }
+
+  /** The weights to evaluate and to publish, by parameter, where they are not those that train; null: they are. */
+  evaluationWeights(): Map<string, Tensor> | null {
+    return null
+  }
+
+  /** Once a step, before the groups are updated. */
+  protected begin(_lr: number): void {}
 
   /** Updates parameters of one group; `lr` and `weightDecay` have the group's factors in them. */
   protected abstract update(
@@ -70,15 +97,22 @@ export abstract class Optimizer {
     group: ParameterGroup,
   ): void
 
-  /** The state tensor `slot` of a parameter, zeros like its master at first. */
-  protected slot(slot: string, name: string, parameter: Parameter): Tensor {
+  /** The state tensor `slot` of a parameter; at first as `make` gives it, or zeros like the master. */
+  protected slot(slot: string, name: string, parameter: Parameter, make?: () => Tensor): Tensor {
     let byName = this.slots.get(slot)
     if (!byName) this.slots.set(slot, (byName = new Map()))
     let found = byName.get(name)
     if (!found) {
       const { shape, device, dtype } = parameter.tensor
-      byName.set(name, (found = keep(zeros(shape, { device, dtype }))))
+      byName.set(name, (found = keep(make ? make() : zeros(shape, { device, dtype }))))
     }
+    return found
+  }
+
+  /** The state tensors of a parameter, by slot: for masks and growth, which must change them with it. */
+  slotsOf(name: string): Map<string, Tensor> {
+    const found = new Map<string, Tensor>()
+    for (const [slot, byName] of this.slots) if (byName.has(name)) found.set(slot, byName.get(name)!)
     return found
   }
 
@@ -87,14 +121,14 @@ export abstract class Optimizer {
   }
 
   /** State tensors by `slot.parameter`, and the rest as plain data. */
-  state(): { tensors: Map<string, Tensor>; steps: number } {
+  state(): OptimizerState {
     const tensors = new Map<string, Tensor>()
     for (const [slot, byName] of this.slots) for (const [name, value] of byName) tensors.set(`${slot}.${name}`, value)
-    return { tensors, steps: this.steps }
+    return { tensors, steps: this.steps, scalars: { ...this.scalars } }
   }
 
   /** Takes over tensors and counts as state() gave them. @throws ERR_CHECKPOINT for a parameter that is not here */
-  load(state: { tensors: Map<string, Tensor>; steps: number }): void {
+  load(state: OptimizerState): void {
     const known = new Set(this.groups.flatMap((group) => [...group.parameters.keys()]))
     this.disposeState()
     for (const [key, value] of state.tensors) {
@@ -108,6 +142,7 @@ export abstract class Optimizer {
       this.slots.set(slot, byName.set(name, keep(value)))
     }
     this.steps = state.steps
+    this.scalars = { ...this.scalars, ...state.scalars }
   }
 
   /** Releases the state; the parameters stay. */
@@ -134,4 +169,11 @@ export function defineOptimizer<const S extends Settings>(
   const { make, ...rest } = entry
   const whole = { ...rest, category: 'optimisation' as const }
   return { ...whole, kind: 'optimizer', create: (groups, settings) => make(groups, resolveSettings(whole, settings)) }
+}
+
+/** @throws ERR_OPTION for a value outside [0, 1) */
+export function checkFractions(name: string, values: Readonly<Record<string, number>>): void {
+  for (const [key, value] of Object.entries(values)) {
+    if (!(value >= 0 && value < 1)) throw new LeanformerError('ERR_OPTION', `${name}: ${key} must be at least 0 and below 1, got ${value}`)
+  }
 }

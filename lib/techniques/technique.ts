@@ -33,13 +33,26 @@ export interface StepContext {
   step: number
   /** The learning rate of this step; may be changed before update(). */
   lr: number
+  /** The micro-batches of this step. */
+  readonly batches: readonly Batch[]
+  /** Factor of the loss (and so of the gradients) in f16; 1 otherwise. */
+  readonly lossScale: number
   /**
    * Fills the parameters' grad from all micro-batches of the step. Called again, it starts from zero with the same batches
    * and the same random numbers.
    */
-  gradients(): void
+  gradients(options?: GradientOptions): void
   /** Clips and applies the gradients. */
   update(): void
+  /** After update(), on the device: the factor of the gradients, and 1 when the update was left out. */
+  readonly clip: Tensor | null
+}
+
+export interface GradientOptions {
+  /** This micro-batch alone; its gradient is of its share of the step's mean, so that those of all add up to the whole. */
+  only?: number
+  /** Draw new random numbers instead of those of the first call. */
+  redraw?: boolean
 }
 
 export interface Technique {
@@ -58,6 +71,8 @@ export interface Technique {
   grads?(parameters: Map<string, Parameter>, step: number): void
   /** Wraps the step; without it, or by calling next(), it is gradients() then update(). */
   step?(next: () => void, context: StepContext): void
+  /** The weights to evaluate and to publish, by parameter, where they are not those that train. */
+  evaluationWeights?(): Map<string, Tensor> | null
   /** What must be saved for an exact resume: plain data and tensors. */
   state?(): { data?: unknown; tensors?: Map<string, Tensor> }
   load?(state: { data?: unknown; tensors: Map<string, Tensor> }): void

@@ -9,6 +9,7 @@ import type { Module } from '../nn/module'
 import type { LinearCrossEntropyOptions } from '../ops/linear_cross_entropy'
 import { accumulate } from '../ops/accumulate'
 import { clipGradNorm } from '../ops/clip'
+import { add } from '../ops/elementwise'
 import type { Optimizer } from '../optim/optimizer'
 import type { Schedule } from '../optim/schedule'
 import { orderTechniques, type Batch, type StepContext, type Technique } from '../techniques/technique'
@@ -86,6 +87,7 @@ export interface StepMetrics {
 export interface TrainerState {
   step: number
   optimizerSteps: number
+  optimizerScalars?: Record<string, number>
   random: RandomState
   scaler: LossScalerState | null
   techniques: Record<string, unknown>
@@ -186,6 +188,7 @@ export class Trainer {
     const { model, evalData } = this.options
     if (!evalData) throw new LeanformerError('ERR_OPTION', 'evaluate: the trainer was given no evalData')
     const wasTraining = model.training
+    const trained = this.exchangeWeights(this.evaluationWeights())
     model.eval()
     let tokens = 0
     const losses: Promise<number>[] = []
@@ -200,6 +203,7 @@ export class Trainer {
       }
     } finally {
       model.train(wasTraining)
+      for (const evaluated of this.exchangeWeights(trained)?.values() ?? []) evaluated.dispose()
     }
     const sum = (await Promise.all(losses)).reduce((a, b) => a + b, 0)
     return { loss: sum / tokens, tokens }
@@ -212,11 +216,14 @@ export class Trainer {
     const state: TrainerState = {
       step: this.step,
       optimizerSteps: optimizerState.steps,
+      optimizerScalars: optimizerState.scalars,
       random: this.random,
       scaler: this.scaler?.state() ?? null,
       techniques: {},
     }
-    const sources: [string, Tensor][] = [...model.state()].map(([name, value]) => [`model.${name}`, value])
+    const published = this.evaluationWeights()
+    const sources: [string, Tensor][] = [...model.state()].map(([name, value]) => [`model.${name}`, published?.get(name) ?? value])
+    for (const name of published?.keys() ?? []) sources.push([`training.${name}`, model.state().get(name)!])
     for (const [name, value] of optimizerState.tensors) sources.push([`optimizer.${name}`, value])
     for (const technique of this.techniques) {
       const own = technique.state?.()
@@ -226,6 +233,7 @@ export class Trainer {
     }
     // All reads are enqueued before control leaves, so later steps cannot change what they see.
     const host = await Promise.all(sources.map(([, value]) => toHost(value)))
+    for (const value of published?.values() ?? []) value.dispose()
     return { tensors: Object.fromEntries(sources.map(([name], i) => [name, host[i]])), state }
   }
 
@@ -241,8 +249,10 @@ export class Trainer {
         if (!groups.has(kind)) groups.set(kind, new Map())
         groups.get(kind)!.set(name.slice(dot + 1), fromHost(value, this.device))
       }
-      model.loadState(groups.get('model') ?? new Map())
-      optimizer.load({ tensors: groups.get('optimizer') ?? new Map(), steps: state.optimizerSteps })
+      // Where the published weights are not those that train, both are there.
+      model.loadState(new Map([...(groups.get('model') ?? []), ...(groups.get('training') ?? [])]))
+      const { optimizerSteps: steps, optimizerScalars: scalars } = state
+      optimizer.load({ tensors: groups.get('optimizer') ?? new Map(), steps, scalars })
       for (const technique of this.techniques) {
         const own = new Map<string, Tensor>()
         for (const [name, value] of groups.get('technique') ?? []) {
@@ -254,6 +264,34 @@ export class Trainer {
     this.step = state.step
     this.random = state.random
     if (state.scaler) this.scaler?.load(state.scaler)
+  }
+
+  /** Those of the optimiser or of a technique, kept; one of them at most has any. */
+  private evaluationWeights(): Map<string, Tensor> | null {
+    const { optimizer, model } = this.options
+    return noGrad(() =>
+      scope(() => {
+        const sources = [optimizer.evaluationWeights(), ...this.techniques.map((technique) => technique.evaluationWeights?.() ?? null)]
+        const found = sources.filter((weights) => weights !== null)
+        if (found.length > 1) {
+          throw new LeanformerError(
+            'ERR_OPTION',
+            'trainer: two of the optimizer and the techniques evaluate other weights than those that train',
+            'leave all but one of them out',
+          )
+        }
+        if (!found.length) return null
+        const known = model.namedParameters()
+        return new Map([...found[0]].filter(([name]) => known.has(name)).map(([name, value]) => [name, keep(value.detach())]))
+      }),
+    )
+  }
+
+  /** Puts these masters in the place of the present ones, which it returns. */
+  private exchangeWeights(weights: Map<string, Tensor> | null): Map<string, Tensor> | null {
+    if (!weights) return null
+    const parameters = this.options.model.namedParameters()
+    return new Map([...weights].map(([name, value]) => [name, parameters.get(name)!.exchange(value)]))
   }
 
   /** Loss of one micro-batch: the sum over its counted tokens times `scale`. */
@@ -273,8 +311,11 @@ export class Trainer {
     })
   }
 
-  /** Gradients of the mean over all counted tokens of `batches`; returns that mean (times `lossScale`). */
-  private gradients(batches: Batch[], tokens: number, lossScale: number, step: number): Tensor {
+  /**
+   * Gradients of the mean over all counted tokens of a step, from `batches` of it; returns their part of that mean (times
+   * `lossScale`).
+   */
+  private gradients(batches: readonly Batch[], tokens: number, lossScale: number, step: number): Tensor {
     this.options.optimizer.zeroGrad()
     let total: Tensor | null = null
     for (const batch of batches) {
@@ -303,18 +344,34 @@ export class Trainer {
     const { read: numbers } = scope(() => {
       let loss: Tensor | null = null
       let norm: Tensor | null = null
+      let losses: (Tensor | null)[] = []
+      // Where the random numbers of each micro-batch begin.
+      const starts: RandomState[] = []
+      defaultGenerator.restore(this.random)
       const context: StepContext = {
         step,
         lr,
-        gradients: () => {
-          defaultGenerator.restore(this.random)
-          loss = this.gradients(batches, tokens, lossScale, step)
+        batches,
+        lossScale,
+        clip: null,
+        gradients: ({ only, redraw = false } = {}) => {
+          const first = only ?? 0
+          const last = only ?? batches.length - 1
+          if (!redraw) defaultGenerator.restore((starts[first] ??= defaultGenerator.state()))
+          const whole = only === undefined
+          const value = this.gradients(whole ? batches : [batches[only]], tokens, lossScale, step)
+          if (!redraw) starts[last + 1] ??= defaultGenerator.state()
+          // Reported is the loss of the weights that the step began with.
+          if (whole) losses = losses.length ? losses : [value]
+          else losses[only] ??= value
           for (const technique of this.techniques) technique.grads?.(model.namedParameters(), step)
         },
         update: () => {
+          loss = losses.reduce((sum, part) => (sum && part ? add(sum, part) : (sum ?? part)), null)
           const grads = model.parameters().flatMap((parameter) => parameter.grad ?? [])
           const clipped = clipGradNorm(grads, { maxNorm: clip, unscale: 1 / lossScale })
           norm = clipped.norm
+          ;(context as { clip: Tensor | null }).clip = clipped.clip
           optimizer.step(context.lr, clipped.clip)
           optimizer.zeroGrad()
         },
@@ -347,7 +404,7 @@ export class Trainer {
     const finite = this.forecast || (Number.isFinite(loss) && Number.isFinite(norm))
     if (this.scaler) {
       this.scaler.update(!finite)
-      if (!finite) this.options.optimizer.steps--
+      if (!finite) this.options.optimizer.undo()
     } else if (!finite) await this.explainNonfinite(pending.step, loss)
     const stepMs = finish - this.lastFinish
     const flops = stats.flops - this.lastFlops

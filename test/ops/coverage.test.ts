@@ -11,8 +11,22 @@ const root = path.resolve(__dirname, '../..')
 
 // Operators that change what they are given or draw random numbers, so that no float64 reference of one call says it all.
 const elsewhere: Record<string, string> = {
+  adam: 'test/optim/adam.test.ts',
   adamw: 'test/optim/adamw.test.ts',
+  adamw_8bit: 'test/optim/adamw_8bit.test.ts',
+  amsgrad: 'test/optim/amsgrad.test.ts',
+  dequantize_blocks: 'test/optim/adamw_8bit.test.ts',
+  lamb: 'test/optim/lamb.test.ts',
+  lars: 'test/optim/lars.test.ts',
+  lerp: 'test/techniques/ema.test.ts',
+  lerp_square: 'test/optim/sophia.test.ts',
+  lion: 'test/optim/lion.test.ts',
+  nesterov: 'test/optim/nesterov.test.ts',
+  quantize_blocks: 'test/optim/adamw_8bit.test.ts',
+  scaled_add: 'test/optim/muon.test.ts',
+  schedule_free_adamw: 'test/optim/schedule_free.test.ts',
   sgd: 'test/optim/sgd.test.ts',
+  sophia: 'test/optim/sophia.test.ts',
   grad_norm_clip: 'test/optim/clip.test.ts',
   random_normal: 'test/ops/random.test.ts',
   random_uniform: 'test/ops/random.test.ts',
