@@ -78,9 +78,10 @@ export async function startTraining(config: TrainConfig, data: TextDataset): Pro
   const { schedule, steps, lr, minLr, warmup, accumulate, evalEvery, clip, precision, seed } = config
   const masked = entry.objective === 'masked_token'
   const mask = { maskId: vocab, vocab, seed }
+  const optimizer = await buildOptimizer(config, model)
   const trainer = new Trainer({
     model,
-    optimizer: await buildOptimizer(config, model),
+    optimizer,
     schedule: makeSchedule(schedule, { lr, minLr, warmup, steps }),
     data: masked ? new MaskedTokens(data.train, mask) : data.train,
     evalData: masked ? new MaskedTokens(data.validation, mask) : data.validation,
@@ -100,6 +101,9 @@ export async function startTraining(config: TrainConfig, data: TextDataset): Pro
     masked,
     parameters: model.parameters().reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0),
     ...(peakFlops === undefined ? {} : { peakFlops }),
-    dispose: () => model.dispose(),
+    dispose: () => {
+      optimizer.dispose()
+      model.dispose()
+    },
   }
 }

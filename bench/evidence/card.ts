@@ -1,0 +1,61 @@
+// What an evidence card says: a technique and its baseline as options of `leanformer train`, and the budget that both get.
+// One file a card in cards/, named like the document it makes; nothing lists them.
+import type { EntryKind } from '../../lib/catalog/entry'
+import type { TrainConfig } from '../../lib/cli/config'
+
+/** Options of `leanformer train`, in camelCase. */
+export type Options = Partial<TrainConfig>
+
+export interface Arm {
+  /** In the tables: a few words. */
+  label: string
+  /** Over the card's common options. */
+  options: Options
+  /** Where the search for the learning rate starts; it goes up and down by factors of 2 until the loss rises. */
+  lr: number
+}
+
+export interface Card {
+  title: string
+  /** The entries of the catalogue whose verdict this card gives. */
+  about?: readonly { kind: EntryKind; name: string }[]
+  /** What is said for the technique, and by whom. */
+  claim: string
+  /**
+   * What both arms may spend in training. 'flops': as many steps as the operators' declared FLOPs allow; 'steps': the same
+   * steps and tokens.
+   */
+  budget: 'flops' | 'steps'
+  /** What should improve: the loss, or a cost at a loss that is not worse. Default 'loss'. */
+  improves?: 'loss' | 'peakBytes' | 'flops' | 'seconds'
+  /** Of both arms, over the common ones. */
+  options?: Options
+  baseline: Arm
+  technique: Arm
+  /** In a sentence or two, for a reader who has seen the verdict. */
+  when: string
+}
+
+/** Of every card: a GPT of 0.11 M parameters on Moby-Dick as bytes, rotary positions, a cosine to a tenth of the highest rate. */
+export const commonOptions: Options = {
+  text: 'moby-dick',
+  tokenizer: 'bytes',
+  layers: 2,
+  width: 64,
+  heads: 4,
+  context: 64,
+  positions: 'rotary',
+  batch: 8,
+  steps: 600,
+  evalTokens: 32_768,
+  threads: 1,
+  device: 'cpu',
+  json: true,
+}
+
+/** The plain run that most techniques are held against. */
+export const adamw: Arm = { label: 'AdamW', options: {}, lr: 4e-3 }
+
+export function defineCard(card: Card): Card {
+  return card
+}

@@ -1,0 +1,10 @@
+import { adamw, defineCard } from '../card'
+
+export default defineCard({
+  title: 'SwiGLU instead of GELU',
+  claim: 'A gated feed-forward part is better at the same parameters and FLOPs (Shazeer, arXiv 2002.05202).',
+  budget: 'flops',
+  baseline: adamw,
+  technique: { label: 'SwiGLU', options: { activation: 'swiglu' }, lr: 4e-3 },
+  when: 'In new models, with a hidden size of two thirds to keep the parameters.',
+})

@@ -1,0 +1,163 @@
+// Runs the two arms of a card. Steps come from a forecast on the meta device, so that both spend the same FLOPs; the learning
+// rate is searched with a seed of its own; then every seed trains both arms, with the same data order and first weights.
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import { resolveTrainConfig } from '../../lib/cli/config'
+import { startTraining } from '../../lib/cli/training_run'
+import { loadTextDataset } from '../../lib/data/tokens'
+import { bitsPerByte } from '../../lib/train/metrics'
+import { median } from '../../lib/train/format'
+import { getDevice } from '../../lib/tensor/device'
+import { commonOptions, type Arm, type Card, type Options } from './card'
+
+export interface RunResult {
+  bitsPerByte: number
+  flops: number
+  /** Processor time of the whole process over the training steps. */
+  cpuSeconds: number
+  stepMs: number
+  /** Highest bytes of the run's tensors: weights, optimiser state, activations. */
+  peakBytes: number
+  tokens: number
+}
+
+export interface ArmResult {
+  label: string
+  options: Options
+  steps: number
+  lr: number
+  /** Bits per byte of every learning rate that was tried. */
+  search: { lr: number; bitsPerByte: number }[]
+  runs: RunResult[]
+}
+
+export interface Measured {
+  seeds: number[]
+  baseline: ArmResult
+  technique: ArmResult
+}
+
+const searchSeed = 4242
+const cacheFolder = path.join('build', 'evidence')
+
+/** Runs are kept by what decides them: the options, and the library itself. */
+function cacheFile(options: Options): string {
+  return path.join(cacheFolder, createHash('sha256').update(`${library()} ${JSON.stringify(options)}`).digest('hex').slice(0, 32) + '.json')
+}
+
+let libraryHash: string | undefined
+function library(): string {
+  if (libraryHash) return libraryHash
+  const hash = createHash('sha256')
+  for (const file of readdirSync('lib', { recursive: true, encoding: 'utf8' }).sort()) {
+    if (file.endsWith('.ts') && !file.endsWith('verdicts.gen.ts')) hash.update(file).update(readFileSync(path.join('lib', file)))
+  }
+  return (libraryHash = hash.update(readFileSync('build/Release/addon.node')).digest('hex'))
+}
+
+/** Trains once; a diverged run has infinite bits per byte. */
+async function train(options: Options, progress: (text: string) => void): Promise<RunResult> {
+  const file = cacheFile(options)
+  if (existsSync(file)) {
+    const kept = JSON.parse(readFileSync(file, 'utf8')) as RunResult & { bitsPerByte: number | null }
+    return { ...kept, bitsPerByte: kept.bitsPerByte ?? Infinity }
+  }
+  const result = await trainOnce(options)
+  mkdirSync(cacheFolder, { recursive: true })
+  writeFileSync(file, JSON.stringify(result))
+  progress(`${describe(options)}: ${result.bitsPerByte.toFixed(4)} bits per byte, ${result.cpuSeconds.toFixed(1)} s`)
+  return result
+}
+
+const describe = ({ optimizer = 'adamw', technique = [], lr, steps, seed }: Options) =>
+  `${[optimizer, ...technique].join(' + ')}, lr ${lr}, ${steps} steps, seed ${seed}`
+
+async function trainOnce(options: Options): Promise<RunResult> {
+  const { values: config } = resolveTrainConfig({ flags: { ...options, evalEvery: options.steps } })
+  const data = await loadTextDataset(config)
+  const device = getDevice(config.device)
+  const before = (await device.synchronize()).liveBytes
+  const run = await startTraining(config, data)
+  const times: number[] = []
+  let [flops, peakBytes, tokens, loss] = [0, 0, 0, NaN]
+  const begin = process.cpuUsage()
+  let cpuSeconds = 0
+  try {
+    for await (const metrics of run.trainer.train()) {
+      // The last entry comes after the evaluation, whose time is not the training's.
+      if (metrics.valLoss === undefined) {
+        const { user, system } = process.cpuUsage(begin)
+        cpuSeconds = (user + system) / 1e6
+      }
+      flops += metrics.flops
+      peakBytes = Math.max(peakBytes, metrics.peakBytes - before)
+      tokens += metrics.tokens
+      times.push(metrics.stepMs)
+      loss = metrics.valLoss ?? loss
+    }
+  } catch (error) {
+    if ((error as { code?: string }).code !== 'ERR_NON_FINITE') throw error
+    device.clearError()
+    loss = Infinity
+  } finally {
+    await run.dispose?.()
+  }
+  const { validation, validationTokens, validationBytes } = data
+  const bytes = (validationBytes / validationTokens) * validation.targetCount
+  return { bitsPerByte: bitsPerByte(loss, validation.targetCount, bytes), flops, cpuSeconds, stepMs: median(times) ?? 0, peakBytes, tokens }
+}
+
+/** FLOPs of the whole run, without computing it. */
+async function forecast(options: Options): Promise<number> {
+  const { values: config } = resolveTrainConfig({ flags: { ...options, device: 'meta', evalEvery: options.steps, evalTokens: 64 } })
+  const run = await startTraining(config, await loadTextDataset(config))
+  let flops = 0
+  for await (const metrics of run.trainer.train()) flops += metrics.flops
+  await run.dispose?.()
+  return flops
+}
+
+/** The number of steps whose FLOPs come nearest to `budget`; a run's FLOPs need not grow evenly with its steps. */
+async function stepsFor(budget: number, options: Options): Promise<number> {
+  let steps = options.steps!
+  for (let round = 0; round < 4; ++round) {
+    const flops = await forecast({ ...options, steps })
+    const next = Math.max(20, Math.round((steps * budget) / flops))
+    if (next === steps) break
+    steps = next
+  }
+  return steps
+}
+
+/** Best of the rates lr 2^k: from `start` downhill on both sides. */
+async function searchRate(options: Options, start: number, progress: (text: string) => void) {
+  const tried = new Map<number, number>()
+  const lossAt = async (k: number) => {
+    if (!tried.has(k)) tried.set(k, (await train({ ...options, lr: start * 2 ** k, seed: searchSeed }, progress)).bitsPerByte)
+    return tried.get(k)!
+  }
+  let best = 0
+  for (const direction of [1, -1]) {
+    while (Math.abs(best + direction) <= 4 && (await lossAt(best + direction)) < (await lossAt(best))) best += direction
+  }
+  const search = [...tried].sort(([a], [b]) => a - b).map(([k, bits]) => ({ lr: start * 2 ** k, bitsPerByte: bits }))
+  return { lr: start * 2 ** best, search }
+}
+
+async function measureArm(arm: Arm, options: Options, seeds: readonly number[], progress: (text: string) => void): Promise<ArmResult> {
+  const { lr, search } = await searchRate(options, arm.lr, progress)
+  const runs = []
+  for (const seed of seeds) runs.push(await train({ ...options, lr, seed }, progress))
+  return { label: arm.label, options: arm.options, steps: options.steps!, lr, search, runs }
+}
+
+export async function measure(card: Card, seeds: number[], progress: (text: string) => void): Promise<Measured> {
+  const shared = { ...commonOptions, ...card.options }
+  const base = { ...shared, ...card.baseline.options }
+  const other = { ...shared, ...card.technique.options }
+  if (card.budget === 'flops') other.steps = await stepsFor(await forecast(base), other)
+  const baseline = await measureArm(card.baseline, base, seeds, progress)
+  const technique = await measureArm(card.technique, other, seeds, progress)
+  return { seeds, baseline, technique }
+}
