@@ -12,6 +12,7 @@ const libraryLayers = [
   ['tensor'],
   ['autograd'],
   ['ops'],
+  ['attention'],
   ['init', 'nn'],
   ['data', 'models', 'optim'],
   ['techniques'],
