@@ -54,6 +54,8 @@ export interface GPTConfig extends BranchOptions {
   scaleEmbeddings?: boolean
   /** Factor of the logits; default 1. */
   logitScale?: number
+  /** Sets branchScale, attentionScale and logitScale by the rules of muP; see lib/init/mup.ts. */
+  mup?: { baseWidth: number; baseLayers: number; baseHeadWidth: number; depthPower: number } | null
   /** Recompute each layer in the backward pass instead of keeping its inner tensors. */
   checkpointing?: boolean
 }
@@ -97,6 +99,7 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
       attentionScale: 0,
       scaleEmbeddings: false,
       logitScale: 1,
+      mup: null,
       gates: 'none',
       gateStart: 0,
       shifts: false,
@@ -105,6 +108,7 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
       ...Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined)),
     } as Required<GPTConfig>
     checkConfig(full)
+    if (full.mup) Object.assign(full, mupFactors(full, full.mup))
     this.config = full
     const { vocab, context, layers, width, bias } = full
     this.tokenEmbedding = new Embedding(vocab, width, { ...options, init: gpt2Normal() })
@@ -202,6 +206,14 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
     if (length > context) {
       throw new LeanformerError('ERR_SHAPE', `GPT: ${length} tokens are more than the context of ${context}`, 'shorten the input')
     }
+  }
+}
+
+function mupFactors({ width, layers, heads }: GPTConfig, mup: NonNullable<GPTConfig['mup']>): Partial<GPTConfig> {
+  return {
+    branchScale: (layers / mup.baseLayers) ** -mup.depthPower,
+    attentionScale: (Math.sqrt(mup.baseHeadWidth) * heads) / width,
+    logitScale: mup.baseWidth / width,
   }
 }
 
