@@ -78,7 +78,8 @@ export function sampleToken(
  */
 export async function* generate(model: GPT, prompt: ArrayLike<number>, options: GenerateOptions): AsyncGenerator<number> {
   check(model, prompt, options)
-  const { context, vocab } = model.config
+  const { vocab } = model.config
+  const context = model.room
   const random = hostRandom(options.random ?? defaultGenerator.next())
   const device = model.tokenEmbedding.weight.tensor.device
   const wasTraining = model.training

@@ -9,11 +9,15 @@ import { LayerNorm } from '../nn/layer_norm'
 import { Linear } from '../nn/linear'
 import type { MLPActivation } from '../nn/mlp'
 import { Module, type ModuleOptions } from '../nn/module'
+import type { Parameter } from '../nn/parameter'
 import { RMSNorm } from '../nn/rms_norm'
 import { TransformerBlock, type BranchOptions } from '../nn/transformer_block'
 import { checkpoint } from '../autograd/checkpoint'
 import { alibiSlopes } from '../ops/alibi'
-import { mulScalar } from '../ops/elementwise'
+import { expand } from '../ops/broadcast'
+import { cast } from '../ops/cast'
+import { concat } from '../ops/concat'
+import { add, mulScalar } from '../ops/elementwise'
 import { embedding } from '../ops/embedding'
 import { linearCrossEntropy, type LinearCrossEntropyOptions } from '../ops/linear_cross_entropy'
 import { linear } from '../ops/linear'
@@ -76,6 +80,8 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
   blocks: TransformerBlock[]
   norm: LayerNorm | RMSNorm | null
   head: Linear | null
+  /** [vectors, width] before the embedded tokens; set by prompt tuning. */
+  prompt: Parameter | null = null
   readonly config: Required<GPTConfig>
   private readonly dropout: Dropout | null
   private readonly slopes: Tensor | null
@@ -150,6 +156,8 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
       const layer = { segments: inputs.segments, positions: inputs.positions, cache: cache?.[i] }
       x = this.config.checkpointing && !cache ? checkpoint((h) => block.call(h, layer), [x]) : block.call(x, layer)
     }
+    const prompted = x.shape[1] - ids.shape[1]
+    if (prompted) x = slice(x, [0, prompted, 0], [...x.shape])
     if (this.norm) x = this.norm.call(x)
     return this.config.logitScale === 1 ? x : mulScalar(x, this.config.logitScale)
   }
@@ -174,6 +182,16 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
     return linearCrossEntropy(this.call(ids, inputs), this.headWeight(), targets, options)
   }
 
+  /** Lets `tokens` virtual tokens come on top of the context, where positions are not a table of that length. */
+  makeRoom(tokens: number): void {
+    if (!this.positionEmbedding) (this.config as { context: number }).context += tokens
+  }
+
+  /** Tokens of text that fit beside a prompt or prefix. */
+  get room(): number {
+    return this.config.context - (this.prompt?.shape[0] ?? 0) - this.prefixLength()
+  }
+
   /** An empty key-value cache for every layer, for `capacity` tokens. */
   newCache(capacity = this.config.context): KeyValueCache[] {
     return this.blocks.map(() => new KeyValueCache(capacity))
@@ -188,11 +206,34 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
     return (this.head ?? this.tokenEmbedding).weight.value
   }
 
-  private embed(ids: Tensor, { positions, cache }: GPTInputs): Tensor {
+  private embed(ids: Tensor, inputs: GPTInputs): Tensor {
+    const before = this.promptLength(inputs.cache)
+    const offset = (inputs.cache?.[0].length ?? 0) + this.prefixLength()
+    if (!before) return this.embedTokens(ids, inputs, offset)
+    if (inputs.segments || inputs.positions) {
+      throw new LeanformerError('ERR_ARGUMENT', 'GPT: a prompt has no segment and no given positions', 'leave packed samples, or prompt tuning, out')
+    }
+    const { width } = this.config
+    const table = this.positionEmbedding?.weight.value
+    const vectors = cast(this.prompt!.value, this.tokenEmbedding.weight.value.dtype)
+    const placed = table ? add(vectors, slice(table, [0, 0], [before, width])) : vectors
+    return concat([expand(placed, [ids.shape[0], before, width]), this.embedTokens(ids, inputs, before)], 1)
+  }
+
+  /** Vectors of the prompt that this call begins with: later calls find them in the cache. */
+  private promptLength(cache?: KeyValueCache[] | null): number {
+    return this.prompt && !cache?.[0].length ? this.prompt.shape[0] : 0
+  }
+
+  private prefixLength(): number {
+    return this.blocks[0].attention.prefix?.length ?? 0
+  }
+
+  private embedTokens(ids: Tensor, { positions }: GPTInputs, offset: number): Tensor {
     const table = this.tokenEmbedding.weight.value
     const positionTable = this.positionEmbedding?.weight.value
     const x = positionTable
-      ? embedding(table, ids, { positionTable, positions, offset: cache?.[0].length ?? 0 })
+      ? embedding(table, ids, { positionTable, positions, offset })
       : embedding(table, ids)
     return this.config.scaleEmbeddings ? mulScalar(x, Math.sqrt(this.config.width)) : x
   }
@@ -202,7 +243,7 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
     if (ids.rank !== 2 || ids.dtype !== 'i32') {
       throw new LeanformerError('ERR_SHAPE', `GPT: ids is ${ids.dtype} [${ids.shape.join(', ')}], needs i32 [batch, tokens]`)
     }
-    const length = ids.shape[1] + (cache?.[0].length ?? 0)
+    const length = ids.shape[1] + (cache?.[0].length ?? 0) + this.promptLength(cache) + this.prefixLength()
     if (length > context) {
       throw new LeanformerError('ERR_SHAPE', `GPT: ${length} tokens are more than the context of ${context}`, 'shorten the input')
     }

@@ -11,6 +11,7 @@ import type { Tensor } from '../tensor/tensor'
 import { Linear } from './linear'
 import { Module, type ModuleOptions } from './module'
 import type { KeyValueCache } from './key_value_cache'
+import type { Prefix } from './prefix'
 
 export interface AttentionOptions extends ModuleOptions {
   heads: number
@@ -54,6 +55,8 @@ export class Attention extends Module<[x: Tensor, inputs?: AttentionInputs]> {
   out: Linear
   /** Set by techniques; null: softmax attention. */
   kernel: AttentionKernel | null = null
+  /** Set by prefix tuning: keys and values before all others. */
+  prefix: Prefix | null = null
   readonly heads: number
   readonly kvHeads: number
   readonly headWidth: number
@@ -85,7 +88,7 @@ export class Attention extends Module<[x: Tensor, inputs?: AttentionInputs]> {
     const { residual, segments, positions, cache } = inputs
     let qkv = this.qkv.call(x)
     if (rotaryBase) {
-      qkv = rotary(qkv, { heads, kvHeads: this.kvHeads, base: rotaryBase, positions, offset: cache?.length ?? 0 })
+      qkv = rotary(qkv, { heads, kvHeads: this.kvHeads, base: rotaryBase, positions, offset: (cache?.length ?? 0) + (this.prefix?.length ?? 0) })
     }
     const options: AttentionKernelOptions = {
       heads,
@@ -102,13 +105,19 @@ export class Attention extends Module<[x: Tensor, inputs?: AttentionInputs]> {
 
   /** qkv [batch, tokens, (heads + 2 kvHeads) * headWidth] -> [batch, tokens, heads * headWidth]. */
   protected mix(qkv: Tensor, cache: KeyValueCache | null, options: AttentionKernelOptions): Tensor {
-    if (!cache && !this.kernel) return packedAttention(qkv, options)
+    if (!cache && !this.kernel && !this.prefix) return packedAttention(qkv, options)
+    if (this.prefix && (options.segments || options.slopes)) {
+      throw new LeanformerError('ERR_ARGUMENT', 'Attention: a prefix has no segment and no ALiBi distance', 'leave packed samples and padding, or prefix tuning, out')
+    }
     const [batch, tokens] = qkv.shape
     const { q, k, v } = this.splitHeads(qkv)
     const past = cache ? this.remember(cache, k, v) : null
-    const out = this.kernel
-      ? this.kernel(q, ...(past ? seen(past, cache!.length) : ([k, v] as const)), past ? { ...options, segments: null } : options)
-      : attention(q, past!.keys, past!.values, { ...options, segments: null, kvLength: cache!.length })
+    let out: Tensor
+    if (this.kernel || this.prefix) {
+      const own = past ? seen(past, cache!.length) : ([k, v] as const)
+      const attend = this.kernel ?? attention
+      out = attend(q, ...(this.prefix ? this.prefix.call(...own) : own), past ? { ...options, segments: null } : options)
+    } else out = attention(q, past!.keys, past!.values, { ...options, segments: null, kvLength: cache!.length })
     return reshape(out, [batch, tokens, this.heads * this.headWidth])
   }
 

@@ -1,10 +1,12 @@
-// Fully connected layer: y = x W^T + b.
+// Fully connected layer: y = x W^T + b. Techniques may put an adapter around the product, or the weight in few bits in
+// its place.
 import { gpt2Normal } from '../init/gpt2'
 import { zeros } from '../ops/creation'
 import type { Initializer } from '../init/initializer'
 import { linear } from '../ops/linear'
 import type { Tensor } from '../tensor/tensor'
 import { Module, type ModuleOptions } from './module'
+import { packedLinear, type PackedWeight } from './packed_weight'
 import { Parameter } from './parameter'
 
 export interface LinearOptions extends ModuleOptions {
@@ -13,9 +15,16 @@ export interface LinearOptions extends ModuleOptions {
   init?: Initializer
 }
 
+/** What stands between a layer's input and its product: x, residual and the layer -> the layer's result. */
+export type LinearAdapter = Module<[x: Tensor, residual: Tensor | null, layer: Linear]>
+
 export class Linear extends Module<[x: Tensor, residual?: Tensor | null]> {
   weight: Parameter
   bias: Parameter | null
+  /** Computes the layer from its product(), where a technique put one. */
+  adapter: LinearAdapter | null = null
+  /** The weight in few bits; then there is no `weight`. See pack(). */
+  packed: PackedWeight | null = null
 
   constructor(inFeatures: number, outFeatures: number, options: LinearOptions = {}) {
     super()
@@ -25,6 +34,28 @@ export class Linear extends Module<[x: Tensor, residual?: Tensor | null]> {
 
   /** x [..., in] -> [..., out], plus `residual` [..., out] where given. */
   forward(x: Tensor, residual?: Tensor | null): Tensor {
-    return linear(x, this.weight.value, this.bias?.value, residual)
+    return this.adapter ? this.adapter.call(x, residual ?? null, this) : this.product(x, residual)
+  }
+
+  /** The layer without its adapter; on request without its bias. */
+  product(x: Tensor, residual?: Tensor | null, withBias = true): Tensor {
+    const bias = withBias ? this.bias?.value : null
+    return this.packed ? packedLinear(x, this.packed, bias, residual) : linear(x, this.weight.value, bias, residual)
+  }
+
+  /** Whether the layer is nothing but the product with its weight, which others may then compute. */
+  get plain(): boolean {
+    return !this.adapter && !this.packed
+  }
+
+  get shape(): readonly [outFeatures: number, inFeatures: number] {
+    return (this.packed ?? this.weight).shape as [number, number]
+  }
+
+  /** Replaces the weight by one in few bits, which is not trained. */
+  pack(packed: PackedWeight): void {
+    this.weight.dispose()
+    ;(this as { weight: Parameter | null }).weight = null
+    this.packed = packed
   }
 }

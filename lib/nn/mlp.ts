@@ -52,7 +52,7 @@ export class MLP extends Module<[x: Tensor, residual?: Tensor | null]> {
 
   forward(x: Tensor, residual?: Tensor | null): Tensor {
     const { up, down, activation } = this
-    if (activation === 'swiglu' || this.upShift) {
+    if (activation === 'swiglu' || this.upShift || !up.plain || !down.plain) {
       const pre = shifted(up.call(x), this.upShift)
       return down.call(shifted(activations[activation](pre), this.downShift), residual)
     }
