@@ -46,7 +46,7 @@ export const commonOptions: Options = {
   context: 64,
   positions: 'rotary',
   batch: 8,
-  steps: 600,
+  steps: 800,
   evalTokens: 32_768,
   threads: 1,
   device: 'cpu',

@@ -1,0 +1,11 @@
+import { adamw, defineCard } from '../card'
+
+export default defineCard({
+  title: 'Small first weights',
+  about: [{ kind: 'initializer', name: 'small_init' }],
+  claim: 'N(0, sqrt(2 / (5 d))) and branches divided by their number train better than Xavier with layers normalised first (Nguyen and Salazar, arXiv 1910.05895).',
+  budget: 'flops',
+  baseline: { ...adamw, label: 'AdamW, GPT-2 init' },
+  technique: { label: 'small init', options: { init: 'small_init' }, lr: 4e-3 },
+  when: 'As the default at small widths, where 0.02 is too little.',
+})
