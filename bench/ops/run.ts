@@ -1,8 +1,9 @@
 // Times every operator: each case of test/ops in its benchmark shapes, forwards and backwards, operator by operator as the
-// device's profile tells them apart. The numbers beside the seconds are bytes and FLOPs of the operator's own cost rule.
+// device's profile tells them apart. The numbers beside the seconds are bytes and FLOPs of the operator's own cost rule, and
+// their share of what this machine was measured to do. Writes bench/results/ops.json.
 //
 //   node scripts/run_ts.mjs bench/ops/run.ts [part of a case's name] [--dtype bf16] [--threads 1]
-import { readdirSync } from 'node:fs'
+import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { addon } from '../../lib/native/binding'
 import { isFloating, type DType } from '../../lib/native/dtype'
 import { backward } from '../../lib/autograd/backward'
@@ -63,9 +64,24 @@ async function measure(spec: OpCase<unknown>, shape: BenchShape<unknown>, dtype:
   return [...best.values()]
 }
 
-const text = (value: number) => (value >= 100 ? value.toFixed(0) : value.toPrecision(3)).padStart(8)
+// Ceilings are measured on the CPU; of other devices they are not known here.
+const peaks = device.name === 'cpu' ? addon.measurePeaks() : null
+
+/** The share, in %, of the ceiling that an operator is nearer to: memory reads or products. Data in a cache can pass 100. */
+function shareOf(gigabytes: number, gigaflops: number, dtype: DType): number | null {
+  if (!peaks) return null
+  const products = dtype === 'bf16' ? peaks.bf16Gflops : dtype === 'f64' ? peaks.f32Gflops / 2 : peaks.f32Gflops
+  return 100 * Math.max(gigabytes / peaks.bandwidthGbs, gigaflops / products)
+}
+
+const text = (value: number | null) => (value === null ? '-' : value >= 100 ? value.toFixed(0) : value.toPrecision(3)).padStart(8)
+const results: object[] = []
 console.log(`${addon.buildInfo().isa}, ${addon.threads()} threads, ${device.name}`)
-console.log(`${'case'.padEnd(24)} ${'shapes'.padEnd(26)} dtype ${'operator'.padEnd(22)}       us     GB/s  GFLOP/s`)
+if (peaks) {
+  const { f32Gflops, bf16Gflops, bandwidthGbs } = peaks
+  console.log(`ceilings: ${f32Gflops.toFixed(0)} GFLOP/s f32, ${bf16Gflops.toFixed(0)} GFLOP/s bf16, ${bandwidthGbs.toFixed(1)} GB/s`)
+}
+console.log(`${'case'.padEnd(24)} ${'shapes'.padEnd(26)} dtype ${'operator'.padEnd(22)}       us     GB/s  GFLOP/s  % peak`)
 for (const spec of cases) {
   if (!spec.name.includes(part)) continue
   for (const shape of spec.bench ?? []) {
@@ -76,10 +92,16 @@ for (const spec of cases) {
       for (const entry of await measure(spec, shape, dtype)) {
         const seconds = entry.seconds / entry.calls
         const bytes = (entry.bytesRead + entry.bytesWritten) / entry.calls
-        const numbers = [seconds * 1e6, bytes / seconds / 1e9, entry.flops / entry.calls / seconds / 1e9]
+        const [gigabytes, gigaflops] = [bytes / seconds / 1e9, entry.flops / entry.calls / seconds / 1e9]
+        const share = shareOf(gigabytes, gigaflops, dtype)
+        const numbers = [seconds * 1e6, gigabytes, gigaflops, share]
+        results.push({ case: spec.name, shapes: sizes, dtype, operator: entry.op, seconds, gigabytes, gigaflops, share })
         const head = `${spec.name.padEnd(24)} ${sizes.padEnd(26)} ${dtype.padEnd(5)} ${entry.op.padEnd(22)}`
         console.log(`${head} ${numbers.map(text).join(' ')}`)
       }
     }
   }
 }
+mkdirSync('bench/results', { recursive: true })
+const machine = { device: device.name, isa: addon.buildInfo().isa, threads: addon.threads(), ...peaks }
+writeFileSync('bench/results/ops.json', JSON.stringify({ machine, results }, null, 2))
