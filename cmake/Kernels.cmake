@@ -4,7 +4,7 @@
 include(CheckCXXCompilerFlag)
 set(KERNEL_OBJECTS "")
 file(GLOB kernel_sources CONFIGURE_DEPENDS native/ops/*.cpp native/cpu/isa/*.cpp)
-file(GLOB bf16_sources CONFIGURE_DEPENDS native/cpu/isa/*_avx512bf16.cpp)
+file(GLOB bf16_sources CONFIGURE_DEPENDS native/ops/*_avx512bf16.cpp native/cpu/isa/*_avx512bf16.cpp)
 if(bf16_sources)
   list(REMOVE_ITEM kernel_sources ${bf16_sources})
 endif()

@@ -161,119 +161,13 @@ LF_OP({.name = "attention_backward",
 }  // namespace
 }  // namespace lf
 #else
-#include "api/philox.h"
-#include "cpu/simd.h"
-#include "cpu/small_product.inl"
+#include "cpu/isa.h"
+#include "ops/attention.inl"
 
 namespace lf {
 namespace {
 
-constexpr int64_t kQueryBlock = 60;                // a multiple of kTileRows
-constexpr int64_t kKeyBlock = 64;                  // a multiple of every vector width
-constexpr double kMinusInfinity = -__builtin_inf();
-
-struct Shape {
-  int64_t batch, queries, keys, heads, kv_heads, width, kv_length, window;
-  // Elements from one token to the next, and where the first head of each part starts.
-  int64_t q_stride, kv_stride, k_offset, v_offset;
-  bool causal, packed;
-  double scale, dropout;
-  PhiloxKey key;
-};
-
-Shape shape_of(const KernelArgs* args, const TensorView& q, const TensorView& k) {
-  Shape s{};
-  s.heads = args->integer(0);
-  s.kv_heads = args->integer(1);
-  s.causal = args->flag(2);
-  s.window = args->integer(3);
-  s.dropout = args->number(5);
-  s.key = philox_key(args->integer(6), args->integer(7));
-  s.packed = !k.present();
-  s.batch = q.shape[0];
-  s.queries = q.shape[1];
-  if (s.packed) {
-    s.keys = s.queries;
-    s.width = q.shape[2] / (s.heads + 2 * s.kv_heads);
-    s.q_stride = s.kv_stride = q.shape[2];
-    s.k_offset = s.heads * s.width;
-    s.v_offset = (s.heads + s.kv_heads) * s.width;
-  } else {
-    s.keys = k.shape[1];
-    s.width = q.shape[3];
-    s.q_stride = s.heads * s.width;
-    s.kv_stride = s.kv_heads * s.width;
-  }
-  s.kv_length = args->integer(8) ? args->integer(8) : s.keys;
-  s.scale = args->number(4) ? args->number(4) : 1.0 / __builtin_sqrt(static_cast<double>(s.width));
-  return s;
-}
-
-LF_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-LF_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-LF_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
-// What decides whether query i sees key j, and with which bias; for one batch entry and one head.
-struct Visibility {
-  const Shape& s;
-  const uint8_t* key_mask;   // [keys] or nullptr
-  const int32_t* segments;   // [keys] or nullptr
-  double slope;              // 0: none
-
-  int64_t position(int64_t query) const { return s.kv_length - s.queries + query; }
-  int64_t first_key(int64_t query) const { return s.window ? max64(0, position(query) - s.window + 1) : 0; }
-  int64_t end_key(int64_t query) const {
-    const int64_t at = position(query);
-    const int64_t end = s.causal ? at + 1 : s.window ? at + s.window : s.kv_length;
-    return max64(0, min64(end, s.kv_length));
-  }
-  bool free_of_masks() const { return !key_mask && !segments && slope == 0; }
-
-  // scores [rows][kKeyBlock] of queries from q0 on and keys from k0 on: adds the bias, sets what is not seen to -inf.
-  template <class Acc>
-  void apply(Acc* scores, int64_t q0, int64_t rows, int64_t k0) const {
-    using V = typename Lanes<Acc>::V;
-    constexpr int kLanes = Lanes<Acc>::n;
-    V iota;
-    for (int i = 0; i < kLanes; ++i) iota[i] = static_cast<Acc>(i);
-    const V hidden = constant<V>(kMinusInfinity);
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t first = first_key(q0 + r), end = end_key(q0 + r);
-      Acc* row = scores + r * kKeyBlock;
-      if (first <= k0 && end >= k0 + kKeyBlock && free_of_masks()) continue;
-      const V low = constant<V>(static_cast<double>(first)), high = constant<V>(static_cast<double>(end));
-      const V at = constant<V>(static_cast<double>(position(q0 + r)));
-      for (int64_t c = 0; c < kKeyBlock; c += kLanes) {
-        const V j = constant<V>(static_cast<double>(k0 + c)) + iota;
-        V x = load(row + c);
-        if (slope != 0) x -= constant<V>(slope) * abs(at - j);
-        x = j < low ? hidden : x;
-        x = j >= high ? hidden : x;
-        store(row + c, x);
-      }
-      if (!key_mask && !segments) continue;
-      const int64_t count = min64(kKeyBlock, s.kv_length - k0);
-      for (int64_t c = 0; c < count; ++c) {
-        if ((key_mask && !key_mask[k0 + c]) || (segments && segments[k0 + c] != segments[q0 + r])) {
-          row[c] = static_cast<Acc>(kMinusInfinity);
-        }
-      }
-    }
-  }
-};
-
-// Multipliers of one row's probabilities: 0 where dropped, 1 / (1 - p) elsewhere. `first` is the row's first element index.
-template <class Acc>
-void dropout_row(const Shape& s, int64_t first, int64_t count, Acc* out) {
-  const Acc kept = static_cast<Acc>(1.0 / (1.0 - s.dropout));
-  const float p = static_cast<float>(s.dropout);
-  uint32_t words[4];
-  for (int64_t i = 0; i < count;) {
-    const int64_t e = first + i;
-    philox(s.key, static_cast<uint64_t>(e) / 4, words);
-    for (int64_t w = e % 4; w < 4 && i < count; ++w, ++i) out[i] = philox_uniform(words[w]) >= p ? kept : Acc{};
-  }
-}
+constexpr int64_t kQueryBlock = 60;  // a multiple of kTileRows
 
 template <class Acc, class T>
 void load_rows(const T* from, int64_t stride, int64_t rows, int64_t width, int64_t padded, Acc* out, double factor) {
@@ -309,33 +203,6 @@ void transpose_blocks(const Acc* rows, int64_t count, int64_t width, int64_t pad
     }
   }
 }
-
-struct Masks {
-  const uint8_t* key_mask;
-  const int32_t* segments;
-  const float* slopes;
-  Masks(const TensorView& mask, const TensorView& segment, const TensorView& slope)
-      : key_mask(mask.present() ? mask.as<const uint8_t>() : nullptr),
-        segments(segment.present() ? segment.as<const int32_t>() : nullptr),
-        slopes(slope.present() ? slope.as<const float>() : nullptr) {}
-  Visibility of(const Shape& s, int64_t batch, int64_t head) const {
-    return {s, key_mask ? key_mask + batch * s.keys : nullptr, segments ? segments + batch * s.keys : nullptr,
-            slopes ? slopes[head] : 0.0};
-  }
-};
-
-// Cuts one scratch buffer into 64-byte aligned pieces.
-template <class Acc>
-struct Pieces {
-  char* at;
-  explicit Pieces(int64_t elements, int pieces)
-      : at(static_cast<char*>(cpu::scratch(2, static_cast<size_t>(elements) * sizeof(Acc) + 64 * static_cast<size_t>(pieces)))) {}
-  Acc* take(int64_t elements) {
-    Acc* piece = reinterpret_cast<Acc*>(at);
-    at += round_up(elements * static_cast<int64_t>(sizeof(Acc)), 64);
-    return piece;
-  }
-};
 
 // --- forward: one task per batch entry and head -----------------------------------------------------------------------
 
@@ -390,7 +257,7 @@ void forward_head(const Shape& s, const Visibility& sees, const T* q, const T* k
         if (now == static_cast<Acc>(kMinusInfinity)) now = 0;  // nothing seen yet: every exp below is 0
         V sum{};
         for (int64_t c = 0; c < kKeyBlock; c += kLanes) {
-          const V p = exp(load(row + c) - now);
+          const V p = quick_exp(load(row + c) - now);
           sum += p;
           store(row + c, p);
         }
@@ -414,33 +281,11 @@ void forward_head(const Shape& s, const Visibility& sees, const T* q, const T* k
 
 template <class T, class Acc>
 int32_t forward(const KernelArgs* args) {
-  const TensorView &q = args->inputs[0], &k = args->inputs[1], &v = args->inputs[2];
-  const Shape s = shape_of(args, q, k);
-  const Masks masks(args->inputs[3], args->inputs[4], args->inputs[5]);
-  const T* q_data = q.as<const T>();
-  const T* k_data = s.packed ? q_data + s.k_offset : k.as<const T>();
-  const T* v_data = s.packed ? q_data + s.v_offset : v.as<const T>();
-  const int64_t group = s.heads / s.kv_heads, out_stride = s.heads * s.width;
-  cpu::parallel_for(s.batch * s.heads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t b = task / s.heads, h = task % s.heads;
-      const int64_t kv = b * s.keys * s.kv_stride + h / group * s.width;
-      forward_head<T, Acc>(s, masks.of(s, b, h), q_data + b * s.queries * s.q_stride + h * s.width, k_data + kv,
-                           v_data + kv, args->outputs[0].as<T>() + b * s.queries * out_stride + h * s.width, out_stride,
-                           args->outputs[1].as<Acc>() + task * s.queries, task * s.queries * s.keys);
-    }
-  });
+  for_heads<T, Acc>(args, forward_head<T, Acc>);
   return kOk;
 }
 
 // --- backward: one task per batch entry and key-value head ---------------------------------------------------------------
-
-template <class T, class Acc>
-struct Gradients {
-  const T *grad_out, *q, *k, *v, *out;
-  const Acc* lse;
-  T *grad_q, *grad_k, *grad_v;
-};
 
 template <class T, class Acc>
 void backward_group(const Shape& s, const Masks& masks, const Gradients<T, Acc>& g, int64_t b, int64_t kv_head) {
@@ -502,7 +347,7 @@ void backward_group(const Shape& s, const Masks& masks, const Gradients<T, Acc>&
           const Acc log_sum = lse[q0 + r] == static_cast<Acc>(kMinusInfinity) ? Acc{} : lse[q0 + r];
           if (s.dropout > 0) dropout_row(s, dropout_base + (q0 + r) * s.keys + k0, kKeyBlock, kept);
           for (int64_t c = 0; c < kKeyBlock; c += kLanes) {
-            const V p = exp(load(p_row + c) - log_sum);
+            const V p = quick_exp(load(p_row + c) - log_sum);
             V dp = load(g_row + c);
             if (s.dropout > 0) {
               const V keep = load(kept + c);
@@ -540,26 +385,23 @@ void backward_group(const Shape& s, const Masks& masks, const Gradients<T, Acc>&
 
 template <class T, class Acc>
 int32_t backward(const KernelArgs* args) {
-  const TensorView &q = args->inputs[1], &k = args->inputs[2], &v = args->inputs[3];
-  const Shape s = shape_of(args, q, k);
-  const Masks masks(args->inputs[6], args->inputs[7], args->inputs[8]);
-  Gradients<T, Acc> g{};
-  g.grad_out = args->inputs[0].as<const T>();
-  g.q = q.as<const T>();
-  g.k = s.packed ? g.q + s.k_offset : k.as<const T>();
-  g.v = s.packed ? g.q + s.v_offset : v.as<const T>();
-  g.out = args->inputs[4].as<const T>();
-  g.lse = args->inputs[5].as<const Acc>();
-  g.grad_q = args->outputs[0].as<T>();
-  g.grad_k = s.packed ? g.grad_q + s.k_offset : args->outputs[1].as<T>();
-  g.grad_v = s.packed ? g.grad_q + s.v_offset : args->outputs[2].as<T>();
-  cpu::parallel_for(s.batch * s.kv_heads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) backward_group(s, masks, g, task / s.kv_heads, task % s.kv_heads);
-  });
+  for_groups<T, Acc>(args, backward_group<T, Acc>);
   return kOk;
 }
 
+// The kernel for machines with bf16 instructions (attention_avx512bf16.cpp), where this is one and the shape suits it.
+KernelFn with_bf16_instructions([[maybe_unused]] const char* name, [[maybe_unused]] const TensorView& q,
+                                [[maybe_unused]] const TensorView& k, [[maybe_unused]] const KernelArgs* args) {
+#if LF_ISA == LF_ISA_AVX512
+  if (cpu::has_avx512_bf16() && shape_of(args, q, k).width % 2 == 0) return cpu::find_kernel(name);
+#endif
+  return nullptr;
+}
+
 int32_t attention(const KernelArgs* args) {
+  if (args->inputs[0].dtype == DType::kBF16) {
+    if (const KernelFn run = with_bf16_instructions("attention.bf16", args->inputs[0], args->inputs[1], args)) return run(args);
+  }
   switch (args->inputs[0].dtype) {
     case DType::kF32: return forward<float, float>(args);
     case DType::kF16: return forward<f16, float>(args);
@@ -569,6 +411,11 @@ int32_t attention(const KernelArgs* args) {
 }
 
 int32_t attention_backward(const KernelArgs* args) {
+  if (args->inputs[1].dtype == DType::kBF16) {
+    if (const KernelFn run = with_bf16_instructions("attention_backward.bf16", args->inputs[1], args->inputs[2], args)) {
+      return run(args);
+    }
+  }
   switch (args->inputs[1].dtype) {
     case DType::kF32: return backward<float, float>(args);
     case DType::kF16: return backward<f16, float>(args);

@@ -1,7 +1,7 @@
 // linear_cross_entropy: the head of a language model and its loss in one operator that never holds [tokens, vocab] logits.
 //   loss = scale * sum over counted tokens i of  (1 - s) (L_i - z_i[t_i]) + s (L_i - mean_v z_i[v]),
 //   z = x W^T, L_i = log sum exp z_i, s = label smoothing. Tokens with target `ignore_index` do not count.
-// It walks the tokens in chunks of about kChunkBytes of logits. With gradients, dx and dW come out of the same walk, so
+// It walks the tokens in chunks of about kChunkBytes of logits, or kChunkRows tokens if these are more. With gradients, dx and dW come out of the same walk, so
 // backward costs nothing more: d z = scale (softmax(z) - (1 - s) onehot - s / V), dx = dz W, dW = dz^T x.
 // Bound by FLOPs: 2 N V C for the loss, three times that with gradients.
 #ifdef LF_SCHEMA_PASS
@@ -11,12 +11,13 @@ namespace lf {
 namespace {
 
 constexpr int64_t kChunkBytes = int64_t{8} << 20;
+constexpr int64_t kChunkRows = 256;  // at least: fewer would spend their time on packing the weight again and again
 
 int64_t workspace(const OpCall& call) {
   const TensorView &x = call.in(0), &weight = call.in(1);
   const int64_t vocab = weight.shape[0], acc = x.dtype == DType::kF64 ? 8 : 4;
   int64_t rows = kChunkBytes / (vocab * acc + 1);
-  rows = rows < 32 ? 32 : rows;
+  rows = rows < kChunkRows ? kChunkRows : rows;
   rows = rows > x.shape[0] ? x.shape[0] : rows;
   const bool narrow = x.dtype == DType::kF16 || x.dtype == DType::kBF16;
   // Logits, and beside 16-bit inputs their gradient in 16 bits.
@@ -69,7 +70,7 @@ LF_OP({.name = "linear_cross_entropy",
 #include <cstdio>
 
 #include "cpu/gemm.h"
-#include "cpu/simd.h"
+#include "cpu/quick_math.h"
 
 namespace lf {
 namespace {
@@ -88,7 +89,7 @@ Acc finish_row(Acc* z, Out* grad, int64_t vocab, int64_t target, double smoothin
   V exps{}, total{};
   for_lanes<Acc>(vocab, [&](int64_t i, int64_t n) {
     const V v = load_some(z + i, n);
-    V e = exp(v - highest);
+    V e = quick_exp(v - highest);
     for (int64_t k = n; k < Lanes<Acc>::n; ++k) e[k] = 0;
     exps += e;
     total += v;
@@ -103,7 +104,7 @@ Acc finish_row(Acc* z, Out* grad, int64_t vocab, int64_t target, double smoothin
   const Acc uniform = spread / static_cast<Acc>(vocab);
   const V factor = constant<V>(scale);
   for_lanes<Acc>(vocab, [&](int64_t i, int64_t n) {
-    const V p = exp(load_some(z + i, n) - log_sum);
+    const V p = quick_exp(load_some(z + i, n) - log_sum);
     store_some(grad + i, (p - uniform) * factor, n);
   });
   const Acc p = exp(splat(picked - log_sum))[0];

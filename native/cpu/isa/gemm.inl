@@ -1,12 +1,12 @@
 // The matrix product for one instruction set, as a template over what the packed operands hold.
 //   B (all of it, or a block of columns) is packed once by all threads into panels of kNR columns; then tasks of some rows
 //   by some columns are claimed by the threads. A task packs its rows of A and runs the register tile kMR x kNR over them.
-// Packed units: one number, or a pair of neighbours along k for the bf16 instructions. Sums over k go in steps of kKC units
-// in a fixed order, so the result does not depend on how tasks are cut or who runs them.
+// Packed units: one number, or a pair of neighbours along k for the bf16 instructions. Sums over k go in steps of at most
+// kKC units in a fixed order, so the result does not depend on how tasks are cut or who runs them.
 // Bound by FLOPs: per unit of k, kMR * kNV multiply-adds meet kNV loads and kMR broadcasts.
 #pragma once
 #include "cpu/gemm.h"
-#include "cpu/simd.h"
+#include "cpu/quick_math.h"
 
 namespace lf {
 namespace {
@@ -21,9 +21,9 @@ LF_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 template <class V>
 LF_INLINE V activate(Activation activation, V x) {
   switch (activation) {
-    case Activation::kGeluTanh: return gelu_tanh(x);
+    case Activation::kGeluTanh: return quick_gelu_tanh(x);
     case Activation::kGeluErf: return gelu_erf(x);
-    case Activation::kSilu: return silu(x);
+    case Activation::kSilu: return quick_silu(x);
     case Activation::kRelu: return relu(x);
     case Activation::kNone: break;
   }
@@ -32,7 +32,7 @@ LF_INLINE V activate(Activation activation, V x) {
 template <class V>
 LF_INLINE V activation_derivative(Activation activation, V x) {
   switch (activation) {
-    case Activation::kGeluTanh: return gelu_tanh_derivative(x);
+    case Activation::kGeluTanh: return quick_gelu_tanh_derivative(x);
     case Activation::kGeluErf: return gelu_erf_derivative(x);
     case Activation::kSilu: return silu_derivative(x);
     case Activation::kRelu: return relu_derivative(x);
@@ -40,6 +40,10 @@ LF_INLINE V activation_derivative(Activation activation, V x) {
   }
   return constant<V>(1);
 }
+
+// Units from one row of a packed panel of A to the next; the odd number of cache lines keeps its rows in different sets.
+template <class K>
+constexpr int64_t kRowStride = K::kKC + 64 / static_cast<int64_t>(sizeof(typename K::Unit));
 
 // Operands T converted to Acc (float or double) while packing; one number a unit.
 template <class T, class Acc, int kMRows>
@@ -50,7 +54,7 @@ struct Numbers {
   using V = typename Lanes<Acc>::V;
   static constexpr int kPair = 1;
   static constexpr int kMR = kMRows, kNV = 2, kLanes = Lanes<Acc>::n, kNR = kNV * kLanes;
-  static constexpr int64_t kKC = 384;
+  static constexpr int64_t kKC = 3072 / sizeof(Acc);
 
   // Unit u of a row that has `left` numbers from u on.
   static LF_INLINE Unit unit(const T* row, int64_t) { return get(row); }
@@ -68,18 +72,25 @@ struct Numbers {
     for (int i = 0; i < width; ++i) out[i] = i < count ? get(rows + i) : Acc{};
   }
 
-  // out [kMR][kNR], rows `ld` apart; added to what it holds, or written.
+  // `count` neighbours of a row as C, columns of a whole tile.
+  template <class C>
+  static LF_INLINE void store_row(C* out, const V* values) {
+    for (int j = 0; j < kNV; ++j) store(out + j * kLanes, values[j]);
+  }
+
+  // out [kMR][kNR] = start (nullptr: zeros) + the product of two panels; rows `start_ld` and `ld` apart.
   template <bool kRowPanel>
-  static LF_INLINE void multiply(int64_t units, const Unit* a, const Unit* b, Sum* out, int64_t ld, bool add) {
+  static LF_INLINE void multiply(int64_t units, const Unit* a, const Unit* b, const Sum* start, int64_t start_ld, Sum* out,
+                                 int64_t ld) {
     V sums[kMR][kNV];
     for (int i = 0; i < kMR; ++i)
-      for (int j = 0; j < kNV; ++j) sums[i][j] = add ? load(out + i * ld + j * kLanes) : V{};
+      for (int j = 0; j < kNV; ++j) sums[i][j] = start ? load(start + i * start_ld + j * kLanes) : V{};
     for (int64_t u = 0; u < units; ++u) {
       V columns[kNV];
       for (int j = 0; j < kNV; ++j) columns[j] = load(b + u * kNR + j * kLanes);
 #pragma GCC unroll 16
       for (int i = 0; i < kMR; ++i) {
-        const V row = splat(kRowPanel ? a[i * kKC + u] : a[u * kMR + i]);
+        const V row = splat(kRowPanel ? a[i * kRowStride<Numbers> + u] : a[u * kMR + i]);
 #pragma GCC unroll 4
         for (int j = 0; j < kNV; ++j) sums[i][j] += row * columns[j];
       }
@@ -89,6 +100,8 @@ struct Numbers {
   }
 };
 
+enum FinishFlags { kWithBias = 1, kWithPreActivation = 2, kWithResidual = 4 };
+
 // What one product needs in every task.
 template <class K>
 struct Product {
@@ -96,26 +109,42 @@ struct Product {
   using Unit = typename K::Unit;
   using Sum = typename K::Sum;
   using V = typename K::V;
-  static constexpr int kMR = K::kMR, kNR = K::kNR;
-  static constexpr int64_t kKC = K::kKC, kPair = K::kPair;
+  using Finish = void (Product::*)(const Sum* tile, int64_t row, int64_t column) const;
+  static constexpr int kMR = K::kMR, kNR = K::kNR, kNV = K::kNV, kLanes = K::kLanes;
+  static constexpr int64_t kPair = K::kPair, kStride = kRowStride<K>;
+  static constexpr int64_t kPanelUnits = kMR * kStride;
 
   const Gemm& g;
   const In* a;
   const In* b;
   char* c;
   const int64_t units = ceil_div(g.k, kPair);
+  // Units of one step over k: equal steps of whole vectors, so that none is left with little to do.
+  const int64_t step = units <= K::kKC ? max64(units, 1) : ceil_div(ceil_div(units, ceil_div(units, K::kKC)), kVf) * kVf;
+  const bool narrow_c = !(g.dtype_c == DType::kF32 && sizeof(Sum) == 4);  // C holds In, not Sum
+  const Finish finish = narrow_c ? choose_finish<In>() : choose_finish<Sum>();
 
   // --- packing ---------------------------------------------------------------------------------------------------
 
-  // Units [u0, u0 + n) of kNR columns from `column` on: out[n][kNR].
-  void pack_b_panel(int64_t column, int64_t u0, int64_t n, Unit* out) const {
-    const int64_t count = min64(kNR, g.n - column);
-    if (!g.trans_b) {
-      for (int64_t u = 0; u < n; ++u) {
-        K::pack_across(b + (u0 + u) * kPair * g.ldb + column, g.ldb, g.k - (u0 + u) * kPair, count, kNR, out + u * kNR);
-      }
+  static constexpr int64_t kGroup = 4;  // panels of B packed side by side: longer reads of a row at a time
+
+  // Units [u0, u0 + n) of `panels` panels of kNR columns from `column` on: out[panels][n][kNR].
+  void pack_b_panels(int64_t column, int64_t panels, int64_t u0, int64_t n, Unit* out) const {
+    if (g.trans_b) {
+      for (int64_t p = 0; p < panels; ++p) pack_b_transposed(column + p * kNR, u0, n, out + p * n * kNR);
       return;
     }
+    for (int64_t u = 0; u < n; ++u) {
+      const In* rows = b + (u0 + u) * kPair * g.ldb;
+      for (int64_t p = 0; p < panels; ++p) {
+        const int64_t at = column + p * kNR;
+        K::pack_across(rows + at, g.ldb, g.k - (u0 + u) * kPair, min64(kNR, g.n - at), kNR, out + (p * n + u) * kNR);
+      }
+    }
+  }
+
+  void pack_b_transposed(int64_t column, int64_t u0, int64_t n, Unit* out) const {
+    const int64_t count = min64(kNR, g.n - column);
     const In* first = b + column * g.ldb + u0 * kPair;
     const int64_t whole = min64(n, (g.k - u0 * kPair) / kPair);  // units without padding
     int64_t u = 0;
@@ -138,25 +167,25 @@ struct Product {
     }
   }
 
-  // Units [u0, u0 + n) of rows [row, row + kMR): out[kMR][kKC] when A is stored by rows, else out[n][kMR].
-  void pack_a_panel(int64_t row, int64_t u0, int64_t n, Unit* out, Sum* row_sums) const {
-    const int64_t count = min64(kMR, g.m - row);
+  // Units [u0, u0 + n) of rows [row, row_end), panel by panel: out[kMR][kStride] when A is stored by rows, else [n][kMR].
+  void pack_a(int64_t row, int64_t row_end, int64_t u0, int64_t n, Unit* out, Sum* row_sums) const {
+    const int64_t panels = ceil_div(row_end - row, kMR);
     if (g.trans_a) {
       for (int64_t u = 0; u < n; ++u) {
-        K::pack_across(a + (u0 + u) * kPair * g.lda + row, g.lda, g.k - (u0 + u) * kPair, count, kMR, out + u * kMR);
+        const In* from = a + (u0 + u) * kPair * g.lda + row;
+        for (int64_t p = 0; p < panels; ++p) {
+          K::pack_across(from + p * kMR, g.lda, g.k - (u0 + u) * kPair, min64(kMR, g.m - row - p * kMR), kMR,
+                         out + p * kPanelUnits + u * kMR);
+        }
       }
-      if (row_sums) {
-        for_lanes<Sum>(count, [&](int64_t i, int64_t lanes) {
-          V sums = load_some(row_sums + i, lanes);
-          for (int64_t u = 0; u < n; ++u) sums += K::sums(out + u * kMR + i, lanes);
-          store_some(row_sums + i, sums, lanes);
-        });
+      for (int64_t p = 0; row_sums && p < panels; ++p) {
+        sum_columns(out + p * kPanelUnits, n, row_sums + p * kMR, min64(kMR, row_end - row - p * kMR));
       }
       return;
     }
-    for (int64_t i = 0; i < kMR; ++i) {
-      Unit* to = out + i * kKC;
-      if (i >= count) {
+    for (int64_t i = 0; i < panels * kMR; ++i) {
+      Unit* to = out + i / kMR * kPanelUnits + i % kMR * kStride;
+      if (row + i >= row_end) {
         for (int64_t u = 0; u < n; ++u) to[u] = Unit{};
         continue;
       }
@@ -173,27 +202,104 @@ struct Product {
     }
   }
 
+  // sums[i] += units [n][kMR] over n, for `count` columns i; four chains, because an addition takes a while.
+  static void sum_columns(const Unit* units, int64_t n, Sum* sums, int64_t count) {
+    for_lanes<Sum>(count, [&](int64_t i, int64_t lanes) {
+      V chains[4] = {};
+      int64_t u = 0;
+      for (; u + 4 <= n; u += 4) {
+        for (int k = 0; k < 4; ++k) chains[k] += K::sums(units + (u + k) * kMR + i, lanes);
+      }
+      for (; u < n; ++u) chains[0] += K::sums(units + u * kMR + i, lanes);
+      store_some(sums + i, load_some(sums + i, lanes) + ((chains[0] + chains[1]) + (chains[2] + chains[3])), lanes);
+    });
+  }
+
   // --- results ---------------------------------------------------------------------------------------------------
 
-  // One row of a finished tile, `count` columns: everything that cpu/gemm.h promises after the product.
+  // Any part of a finished tile, rows `tile_ld` apart: everything that cpu/gemm.h promises after the product.
   template <class C>
-  void finish_row(const Sum* tile, const Sum* partial, int64_t row, int64_t column, int64_t count) const {
+  void finish_part(const Sum* tile, int64_t tile_ld, int64_t row, int64_t rows, int64_t column, int64_t columns) const {
     const cpu::GemmEpilogue& e = g.epilogue;
-    const int64_t at = row * g.ldc + column;
-    C* out = reinterpret_cast<C*>(c) + at;
-    for_lanes<Sum>(count, [&](int64_t i, int64_t n) {
-      V t = load_some(tile + i, n) * constant<V>(g.alpha);
-      if (partial) t += load_some(partial + i, n);
-      if (g.accumulate) t += load_some(out + i, n);
-      if (e.bias) t += load_bias(column + i, n);
-      if (e.pre_activation) store_some(static_cast<C*>(e.pre_activation) + at + i, t, n);
-      t = activate(e.activation, t);
-      if (e.grad_input) {
-        t *= activation_derivative(e.grad_activation, load_some(static_cast<const C*>(e.grad_input) + at + i, n));
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t at = (row + r) * g.ldc + column;
+      C* out = reinterpret_cast<C*>(c) + at;
+      for_lanes<Sum>(columns, [&](int64_t i, int64_t n) {
+        V t = load_some(tile + r * tile_ld + i, n) * constant<V>(g.alpha);
+        if (g.accumulate) t += load_some(out + i, n);
+        if (e.bias) t += load_bias(column + i, n);
+        if (e.pre_activation) store_some(static_cast<C*>(e.pre_activation) + at + i, t, n);
+        t = activate(e.activation, t);
+        if (e.grad_input) {
+          t *= activation_derivative(e.grad_activation, load_some(static_cast<const C*>(e.grad_input) + at + i, n));
+        }
+        if (e.residual) t += load_some(static_cast<const C*>(e.residual) + at + i, n);
+        store_some(out + i, t, n);
+      });
+    }
+  }
+  void finish_part(const Sum* tile, int64_t tile_ld, int64_t row, int64_t rows, int64_t column, int64_t columns) const {
+    if (narrow_c) {
+      finish_part<In>(tile, tile_ld, row, rows, column, columns);
+    } else {
+      finish_part<Sum>(tile, tile_ld, row, rows, column, columns);
+    }
+  }
+
+  // A whole tile with one combination of the usual steps, known at compile time.
+  template <class C, int kActivation, int kGradActivation, int kFlags>
+  void finish_whole(const Sum* tile, int64_t row, int64_t column) const {
+    const cpu::GemmEpilogue& e = g.epilogue;
+    V bias[kNV];
+    if constexpr (kFlags & kWithBias) {
+      for (int j = 0; j < kNV; ++j) bias[j] = load_bias(column + j * kLanes, kLanes);
+    }
+    for (int i = 0; i < kMR; ++i) {
+      const int64_t at = (row + i) * g.ldc + column;
+      V t[kNV];
+      for (int j = 0; j < kNV; ++j) {
+        t[j] = load(tile + i * kNR + j * kLanes);
+        if constexpr (kFlags & kWithBias) t[j] += bias[j];
       }
-      if (e.residual) t += load_some(static_cast<const C*>(e.residual) + at + i, n);
-      store_some(out + i, t, n);
-    });
+      if constexpr (kFlags & kWithPreActivation) K::store_row(static_cast<C*>(e.pre_activation) + at, t);
+      for (int j = 0; j < kNV; ++j) {
+        if constexpr (kActivation != 0) t[j] = activate(static_cast<Activation>(kActivation), t[j]);
+        if constexpr (kGradActivation != 0) {
+          const V x = load(static_cast<const C*>(e.grad_input) + at + j * kLanes);
+          t[j] *= activation_derivative(static_cast<Activation>(kGradActivation), x);
+        }
+        if constexpr (kFlags & kWithResidual) t[j] += load(static_cast<const C*>(e.residual) + at + j * kLanes);
+      }
+      K::store_row(reinterpret_cast<C*>(c) + at, t);
+    }
+  }
+  template <class C>
+  void finish_any(const Sum* tile, int64_t row, int64_t column) const {
+    finish_part<C>(tile, kNR, row, kMR, column, kNR);
+  }
+
+  template <class C>
+  Finish choose_finish() const {
+    const cpu::GemmEpilogue& e = g.epilogue;
+    constexpr int kGelu = static_cast<int>(Activation::kGeluTanh);
+    const int flags = (e.bias ? kWithBias : 0) | (e.pre_activation ? kWithPreActivation : 0) | (e.residual ? kWithResidual : 0);
+    const bool plain = g.alpha == 1 && !g.accumulate;
+    if (plain && e.activation == Activation::kNone && !e.grad_input) {
+      if (flags == 0) return &Product::template finish_whole<C, 0, 0, 0>;
+      if (flags == kWithBias) return &Product::template finish_whole<C, 0, 0, kWithBias>;
+      if (flags == kWithResidual) return &Product::template finish_whole<C, 0, 0, kWithResidual>;
+      if (flags == (kWithBias | kWithResidual)) return &Product::template finish_whole<C, 0, 0, kWithBias | kWithResidual>;
+    }
+    if (plain && e.activation == Activation::kGeluTanh && !e.grad_input) {
+      if (flags == kWithBias) return &Product::template finish_whole<C, kGelu, 0, kWithBias>;
+      if (flags == (kWithBias | kWithPreActivation)) {
+        return &Product::template finish_whole<C, kGelu, 0, kWithBias | kWithPreActivation>;
+      }
+    }
+    if (plain && e.activation == Activation::kNone && e.grad_input && e.grad_activation == Activation::kGeluTanh && flags == 0) {
+      return &Product::template finish_whole<C, 0, kGelu, 0>;
+    }
+    return &Product::template finish_any<C>;
   }
 
   V load_bias(int64_t i, int64_t n) const {
@@ -209,31 +315,6 @@ struct Product {
     }
   }
 
-  // A tile of one step over k, at C[row.., column..]. `partial` holds the sums of the steps before (nullptr: this is the
-  // first); it is [.., partial_width], its first element belongs to C[row][column].
-  void finish_tile(const Sum* tile, Sum* partial, int64_t partial_width, bool first, bool last, int64_t row,
-                   int64_t column, int64_t row_end, int64_t column_end) const {
-    const int64_t rows = min64(kMR, row_end - row), columns = min64(kNR, column_end - column);
-    for (int64_t i = 0; i < rows; ++i) {
-      const Sum* from = tile + i * kNR;
-      Sum* sums = partial ? partial + i * partial_width : nullptr;
-      if (!last) {
-        for_lanes<Sum>(columns, [&](int64_t j, int64_t n) {
-          V t = load_some(from + j, n) * constant<V>(g.alpha);
-          if (!first) t += load_some(sums + j, n);
-          store_some(sums + j, t, n);
-        });
-        continue;
-      }
-      const Sum* before = first ? nullptr : sums;
-      if (g.dtype_c == DType::kF32 && sizeof(Sum) == 4) {
-        finish_row<Sum>(from, before, row + i, column, columns);
-      } else {
-        finish_row<In>(from, before, row + i, column, columns);
-      }
-    }
-  }
-
   // --- tasks -----------------------------------------------------------------------------------------------------
 
   // Rows [row, row_end) by columns [column, column_end), which B panels of this block start at `first_column`.
@@ -241,14 +322,13 @@ struct Product {
   void task(const Unit* packed_b, int64_t first_column, int64_t row, int64_t row_end, int64_t column, int64_t column_end,
             bool sum_rows) const {
     const int64_t panels = ceil_div(row_end - row, kMR);
-    const int64_t panel_units = kMR * kKC;
-    const int64_t width = column_end - column;
-    const bool several_steps = units > kKC;
-    const size_t a_bytes = static_cast<size_t>(panels * panel_units) * sizeof(Unit);
-    const size_t partial_bytes = several_steps ? static_cast<size_t>((row_end - row) * width) * sizeof(Sum) : 0;
+    // Sums of the steps before, whole tiles with what lies over the edges. Plain whole tiles are summed up in C instead.
+    const int64_t width = ceil_div(column_end - column, kNR) * kNR;
+    const size_t a_bytes = static_cast<size_t>(panels * kPanelUnits) * sizeof(Unit);
+    const size_t partial_bytes = units > step ? static_cast<size_t>(panels * kMR * width) * sizeof(Sum) : 0;
     char* memory = static_cast<char*>(cpu::scratch(0, a_bytes + partial_bytes + 64));
     Unit* packed_a = reinterpret_cast<Unit*>(memory);
-    Sum* partial = several_steps ? reinterpret_cast<Sum*>(memory + (a_bytes + 63) / 64 * 64) : nullptr;
+    Sum* partial = reinterpret_cast<Sum*>(memory + (a_bytes + 63) / 64 * 64);
     alignas(64) Sum tile[kMR * kNR];
     const bool plain = is_plain();
     Sum* sums = sum_rows ? static_cast<Sum*>(g.row_sums_a) : nullptr;
@@ -257,25 +337,31 @@ struct Product {
     }
     int64_t u0 = 0;
     do {
-      const int64_t n = min64(kKC, units - u0);
-      for (int64_t p = 0; p < panels; ++p) {
-        pack_a_panel(row + p * kMR, u0, n, packed_a + p * panel_units, sums ? sums + row + p * kMR : nullptr);
-      }
+      const int64_t n = min64(step, units - u0);
+      const bool last = u0 + n >= units;
+      pack_a(row, row_end, u0, n, packed_a, sums ? sums + row : nullptr);
       // Panels of one step lie together: [steps][panels of the block][n][kNR].
       const Unit* step_b = packed_b + u0 * block_width(first_column);
       for (int64_t j = column; j < column_end; j += kNR) {
         const Unit* panel_b = step_b + (j - first_column) * n;
         for (int64_t p = 0; p < panels; ++p) {
           const int64_t i = row + p * kMR;
-          const Unit* panel_a = packed_a + p * panel_units;
-          if (plain && i + kMR <= row_end && j + kNR <= column_end) {
-            K::template multiply<kRowPanel>(n, panel_a, panel_b, reinterpret_cast<Sum*>(c) + i * g.ldc + j, g.ldc,
-                                            g.accumulate || u0 > 0);
+          const Unit* panel_a = packed_a + p * kPanelUnits;
+          const bool whole = i + kMR <= row_end && j + kNR <= column_end;
+          if (plain && whole) {
+            Sum* out = reinterpret_cast<Sum*>(c) + i * g.ldc + j;
+            K::template multiply<kRowPanel>(n, panel_a, panel_b, g.accumulate || u0 > 0 ? out : nullptr, g.ldc, out, g.ldc);
             continue;
           }
-          K::template multiply<kRowPanel>(n, panel_a, panel_b, tile, kNR, false);
-          finish_tile(tile, partial ? partial + (i - row) * width + (j - column) : nullptr, width, u0 == 0,
-                      u0 + n >= units, i, j, row_end, column_end);
+          Sum* before = partial + p * kMR * width + (j - column);
+          K::template multiply<kRowPanel>(n, panel_a, panel_b, u0 > 0 ? before : nullptr, width, last ? tile : before,
+                                          last ? kNR : width);
+          if (!last) continue;
+          if (whole) {
+            (this->*finish)(tile, i, j);
+          } else {
+            finish_part(tile, kNR, i, min64(kMR, row_end - i), j, min64(kNR, column_end - j));
+          }
         }
       }
       u0 += n;
@@ -290,7 +376,8 @@ struct Product {
            !e.residual;
   }
 
-  static constexpr int64_t kBlockBytes = int64_t{8} << 20;  // packed B at a time
+  static constexpr int64_t kBlockBytes = int64_t{8} << 20;   // packed B at a time
+  static constexpr int64_t kTaskBytes = int64_t{288} << 10;  // packed A of a task: two threads may share an L2 cache of 1 MB
 
   int64_t block_columns() const {
     const int64_t fit = kBlockBytes / (max64(units, 1) * static_cast<int64_t>(sizeof(Unit))) / kNR * kNR;
@@ -313,12 +400,11 @@ struct Product {
     int64_t rows, columns;
   };
   // Rows and columns of a task: those for which the slowest thread ends first. In register tiles, a task of p by q panels
-  // takes p q, and packing its rows about p / 8 more; rows stay few enough for A to keep to half of the L2 cache.
-  static Cut cut(int64_t row_panels, int64_t column_panels, int64_t threads) {
-    constexpr int64_t kMaxPanels = 16;
+  // takes p q, and packing its rows about p / 8 more; rows stay few enough for A to keep to a part of the L2 cache.
+  static Cut cut(int64_t row_panels, int64_t column_panels, int64_t max_panels, int64_t threads) {
     Cut best{};
     double best_time = 0;
-    for (int64_t p = min64(row_panels, kMaxPanels); p > 0; --p) {
+    for (int64_t p = min64(row_panels, max_panels); p > 0; --p) {
       const int64_t row_tasks = ceil_div(row_panels, p);
       for (int64_t parts = 1; parts <= 4 * threads; parts += 1 + parts / 4) {
         const int64_t q = ceil_div(column_panels, parts);
@@ -338,16 +424,20 @@ struct Product {
   void run_block(int64_t column, int64_t column_end) const {
     const int64_t width = block_width(column), panels = width / kNR;
     Unit* packed = static_cast<Unit*>(cpu::scratch(1, static_cast<size_t>(max64(units, 1) * width) * sizeof(Unit)));
-    const int64_t steps = max64(ceil_div(units, kKC), 1);
-    cpu::parallel_for(panels * steps, max64(1, 8192 / (min64(units, kKC) * kNR + 1)), [&](int64_t begin, int64_t end) {
+    const int64_t steps = max64(ceil_div(units, step), 1), groups = ceil_div(panels, kGroup);
+    cpu::parallel_for(groups * steps, max64(1, 8192 / (step * kNR * kGroup + 1)), [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
-        const int64_t u0 = t / panels * kKC, panel = t % panels;
-        const int64_t n = min64(kKC, units - u0);
-        if (n > 0) pack_b_panel(column + panel * kNR, u0, n, packed + u0 * width + panel * n * kNR);
+        const int64_t u0 = t / groups * step, panel = t % groups * kGroup;
+        const int64_t n = min64(step, units - u0);
+        if (n > 0) {
+          pack_b_panels(column + panel * kNR, min64(kGroup, panels - panel), u0, n, packed + u0 * width + panel * n * kNR);
+        }
       }
     });
     const double flops = 2.0 * static_cast<double>(g.m) * static_cast<double>(column_end - column) * static_cast<double>(g.k);
-    const auto [task_rows, task_columns] = cut(ceil_div(g.m, kMR), max64(panels, 1), flops < 4e5 ? 1 : cpu::num_threads());
+    const int64_t fit = kTaskBytes / (kMR * step * static_cast<int64_t>(sizeof(Unit)));
+    const auto [task_rows, task_columns] = cut(ceil_div(g.m, kMR), max64(panels, 1), max64(2, min64(fit, 16)),
+                                               flops < 4e5 ? 1 : cpu::num_threads());
     const int64_t row_tasks = ceil_div(g.m, task_rows), column_tasks = max64(1, ceil_div(width, task_columns));
     cpu::parallel_for(row_tasks * column_tasks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
@@ -392,7 +482,7 @@ void product_by_rows(const Gemm& g, const T* a, const T* b, char* c) {
           }
           sums[q] = reduce_add((s0 + s1) + (s2 + s3));
         }
-        finish.finish_tile(sums, nullptr, 0, true, true, i, j, i + 1, end < j + kLanes ? end : j + kLanes);
+        finish.finish_part(sums, kLanes, i, 1, j, columns);
       }
     }
   });

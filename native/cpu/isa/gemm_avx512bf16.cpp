@@ -2,6 +2,7 @@
 #include "cpu/isa/gemm.inl"
 
 #include "cpu/gemm_registry.h"
+#include "cpu/isa/pairs.h"
 
 namespace lf {
 namespace {
@@ -13,7 +14,7 @@ struct Pairs {
   using V = Vf;
   static constexpr int kPair = 2;
   static constexpr int kMR = 14, kNV = 2, kLanes = kVf, kNR = kNV * kLanes;
-  static constexpr int64_t kKC = 384;
+  static constexpr int64_t kKC = 768;
 
   static LF_INLINE Vf load_units(const bf16* p) {
     Vf v;
@@ -33,10 +34,7 @@ struct Pairs {
     if (count == width && left > 1) {
       for (int i = 0; i < width; i += kVf) {
         const auto mask = static_cast<__mmask16>(width - i < kVf ? (1u << (width - i)) - 1 : 0xffffu);
-        // The forms with a mask, although it is full: g++ 12 warns of the others' undefined lanes.
-        const __m512i low = _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_maskz_loadu_epi16(mask, rows + i));
-        const __m512i high = _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_maskz_loadu_epi16(mask, rows + ld + i));
-        _mm512_mask_storeu_epi32(out + i, mask, _mm512_or_si512(low, _mm512_maskz_slli_epi32(0xffff, high, 16)));
+        _mm512_mask_storeu_epi32(out + i, mask, interleave(load_bits(rows + i, width - i), load_bits(rows + ld + i, width - i)));
       }
       return;
     }
@@ -45,12 +43,21 @@ struct Pairs {
     }
   }
 
+  static LF_INLINE void store_row(float* out, const Vf* values) {
+    store(out, values[0]);
+    store(out + kLanes, values[1]);
+  }
+  static LF_INLINE void store_row(bf16* out, const Vf* values) {
+    store_two(out, values[0], values[1]);
+  }
+
   template <bool kRowPanel>
-  static LF_INLINE void multiply(int64_t units, const Unit* a, const Unit* b, Sum* out, int64_t ld, bool add) {
+  static LF_INLINE void multiply(int64_t units, const Unit* a, const Unit* b, const Sum* start, int64_t start_ld, Sum* out,
+                                 int64_t ld) {
     __m512 sums[kMR][kNV];
     for (int i = 0; i < kMR; ++i)
       for (int j = 0; j < kNV; ++j) {
-        sums[i][j] = add ? _mm512_loadu_ps(out + i * ld + j * kLanes) : _mm512_setzero_ps();
+        sums[i][j] = start ? _mm512_loadu_ps(start + i * start_ld + j * kLanes) : _mm512_setzero_ps();
       }
     for (int64_t u = 0; u < units; ++u) {
       __m512bh columns[kNV];
@@ -60,7 +67,7 @@ struct Pairs {
 #pragma GCC unroll 16
       for (int i = 0; i < kMR; ++i) {
         const auto row = reinterpret_cast<__m512bh>(
-            _mm512_set1_epi32(static_cast<int>(kRowPanel ? a[i * kKC + u] : a[u * kMR + i])));
+            _mm512_set1_epi32(static_cast<int>(kRowPanel ? a[i * kRowStride<Pairs> + u] : a[u * kMR + i])));
 #pragma GCC unroll 4
         for (int j = 0; j < kNV; ++j) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], row, columns[j]);
       }
