@@ -18,6 +18,8 @@ import { Progress } from './progress'
 
 /** The part of the trainer that a run needs. */
 export interface TrainerLike {
+  /** Sentences for the end of the run. */
+  summary?(): Promise<string[]>
   /** Steps whose work is enqueued, which may be ahead of the last one that was reported. */
   readonly step: number
   train(options?: { signal?: AbortSignal }): AsyncGenerator<StepMetrics>
@@ -295,6 +297,7 @@ class Session {
     if (this.config.json) {
       this.terminal.stdout.write(`${JSON.stringify(done)}\n`)
     } else {
+      const summary = (await this.training.trainer.summary?.()) ?? []
       const number = (value: number | null, digits: number) => (value === null ? '-' : value.toFixed(digits))
       this.terminal.stdout.write(
         [
@@ -304,6 +307,7 @@ class Session {
           `tensor memory    ${done.peak_bytes === null ? '-' : formatBytes(done.peak_bytes)} at most`,
           `checkpoint       ${done.checkpoint}`,
           `report           ${this.folder.report}`,
+          ...summary,
           '',
         ].join('\n'),
       )

@@ -26,6 +26,15 @@ export interface Batch {
   positions?: Int32Array
   /** Targets that count. */
   tokens: number
+  /** [batch]: factor of each row's loss; default 1. */
+  weights?: Float32Array
+}
+
+/** What prepare() may ask for. */
+export interface PrepareContext {
+  step: number
+  /** Micro-batch `i` of up to 64 at this step that the run would not see otherwise. */
+  draw(i: number): Batch
 }
 
 /** The two halves of one optimisation step. */
@@ -63,6 +72,8 @@ export interface Technique {
   adapt?(model: Module<never, unknown>): void
   /** Once, before the first step. */
   setup?(run: TrainingRun): void
+  /** Before a step, may choose other micro-batches for it, and wait for numbers to do so. The device idles meanwhile. */
+  prepare?(batches: readonly Batch[], context: PrepareContext): Promise<readonly Batch[]>
   /** May return another batch. */
   batch?(batch: Batch, step: number): Batch
   /** May return another loss, such as one with a penalty added. */
@@ -73,6 +84,8 @@ export interface Technique {
   step?(next: () => void, context: StepContext): void
   /** The weights to evaluate and to publish, by parameter, where they are not those that train. */
   evaluationWeights?(): Map<string, Tensor> | null
+  /** What it found out, in sentences for people, at the end of a run. */
+  summary?(): Promise<string[]>
   /** What must be saved for an exact resume: plain data and tensors. */
   state?(): { data?: unknown; tensors?: Map<string, Tensor> }
   load?(state: { data?: unknown; tensors: Map<string, Tensor> }): void

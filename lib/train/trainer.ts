@@ -19,6 +19,7 @@ import { keep, scope } from '../tensor/scope'
 import { tensor, type Tensor } from '../tensor/tensor'
 import { fromHost, toHost, type HostTensor } from './host_tensor'
 import { LossScaler, type LossScalerState } from './loss_scaler'
+import { weightedLoss } from './weighted_loss'
 
 /** A model that the trainer can train: GPT and everything with the same loss(). */
 export interface LanguageModel extends Module<never, unknown> {
@@ -100,6 +101,7 @@ export interface Checkpoint {
 
 interface PendingStep {
   step: number
+  batches: readonly Batch[]
   lr: number
   tokens: number
   lossScale: number
@@ -165,7 +167,7 @@ export class Trainer {
     this.lastFlops = (await this.device.synchronize()).flops
     this.lastFinish = performance.now()
     while (this.step < steps && !signal?.aborted) {
-      pending.push(this.enqueueStep())
+      pending.push(this.enqueueStep(await this.prepareBatches(this.step)))
       // Loss scaling decides from each step's outcome, and an evaluation must see exactly this step's weights.
       const evaluates = evalData !== undefined && (this.step === steps || (evalEvery > 0 && this.step % evalEvery === 0))
       const ahead = this.scaler || evaluates ? 0 : 1
@@ -207,6 +209,11 @@ export class Trainer {
     }
     const sum = (await Promise.all(losses)).reduce((a, b) => a + b, 0)
     return { loss: sum / tokens, tokens }
+  }
+
+  /** What the techniques found out, in sentences for people. */
+  async summary(): Promise<string[]> {
+    return (await Promise.all(this.techniques.map((technique) => technique.summary?.() ?? []))).flat()
   }
 
   /** Everything that an exact resume needs, as of now. May be called between steps while training goes on. */
@@ -299,7 +306,20 @@ export class Trainer {
     const shape = [batch.batch, batch.context]
     const ids = (values?: Int32Array) => (values ? tensor(values, shape, { device: this.device }) : null)
     const inputs = { segments: ids(batch.segments), positions: ids(batch.positions) }
+    if (batch.weights) return weightedLoss(this.options.model, ids(batch.inputs)!, ids(batch.targets)!, inputs, { weights: batch.weights, scale })
     return this.options.model.loss(ids(batch.inputs)!, ids(batch.targets)!, inputs, { scale })
+  }
+
+  /** The step's micro-batches, those of the data unless a technique chooses others. */
+  private async prepareBatches(step: number): Promise<readonly Batch[]> {
+    const { data } = this.options
+    let batches: readonly Batch[] = this.stepBatches(step)
+    for (const technique of this.techniques) {
+      // Far beyond any index of the run itself.
+      const draw = (i: number) => data.batch(2 ** 31 + step * 64 + i) as Batch
+      if (technique.prepare) batches = await technique.prepare(batches, { step, draw })
+    }
+    return batches
   }
 
   private stepBatches(step: number): Batch[] {
@@ -331,10 +351,9 @@ export class Trainer {
     return total!
   }
 
-  private enqueueStep(): PendingStep {
+  private enqueueStep(batches: readonly Batch[]): PendingStep {
     const { optimizer, schedule, clip, model } = this.options
     const step = this.step
-    const batches = this.stepBatches(step)
     const tokens = batches.reduce((n, batch) => n + batch.tokens, 0)
     if (tokens === 0) throw new LeanformerError('ERR_DATA', `trainer: no target counts in the batches of step ${step + 1}`)
     const lossScale = this.scaler?.scale ?? 1
@@ -392,7 +411,7 @@ export class Trainer {
     this.random = defaultGenerator.state()
     defaultGenerator.restore(outside)
     const done = this.device.synchronize()
-    const pending = { step, lr, tokens, lossScale, numbers, done, finished: done.then(() => performance.now()) }
+    const pending = { step, batches, lr, tokens, lossScale, numbers, done, finished: done.then(() => performance.now()) }
     // Errors surface where the step is awaited.
     for (const promise of [pending.numbers, pending.done, pending.finished]) promise.catch(() => {})
     this.step++
@@ -405,7 +424,7 @@ export class Trainer {
     if (this.scaler) {
       this.scaler.update(!finite)
       if (!finite) this.options.optimizer.undo()
-    } else if (!finite) await this.explainNonfinite(pending.step, loss)
+    } else if (!finite) await this.explainNonfinite(pending, loss)
     const stepMs = finish - this.lastFinish
     const flops = stats.flops - this.lastFlops
     this.lastFinish = finish
@@ -426,8 +445,7 @@ export class Trainer {
   }
 
   /** Runs the gradients of a step again, watching every operator, and throws an error that names the first culprit. */
-  private async explainNonfinite(step: number, loss: number): Promise<never> {
-    const batches = this.stepBatches(step)
+  private async explainNonfinite({ step, batches }: PendingStep, loss: number): Promise<never> {
     const tokens = batches.reduce((n, batch) => n + batch.tokens, 0)
     this.device.checkNonfinite(true)
     scope(() => void this.gradients(batches, tokens, 1, step))
