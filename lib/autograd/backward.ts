@@ -20,19 +20,29 @@ function accumulateLeaf(leaf: Tensor, grad: Tensor, exclusive: boolean): void {
   else leaf.grad = keep(run1('copy', [grad], {}))
 }
 
+/** How a tape is walked. */
+export interface WalkOptions {
+  /** Sees every record with the gradients of its outputs, before its own gradient is taken. */
+  observe?: (record: TapeRecord, outputGrads: (Tensor | null)[]) => void
+  /** false: the gradients of leaves are not computed. Default true. */
+  leaves?: boolean
+}
+
 class Context implements GradientContext {
   constructor(
     private record: TapeRecord,
     private grads: Map<number, Tensor>,
+    private leaves: boolean,
   ) {}
   needs(i: number): boolean {
-    return this.record.inputs[i].needsGrad
+    const { needsGrad, leaf } = this.record.inputs[i]
+    return needsGrad && (this.leaves || !leaf)
   }
   dtype(i: number): DType {
     return this.record.inputs[i].dtype
   }
   existing(i: number): Tensor | null {
-    return this.record.inputs[i].leaf?.grad ?? null
+    return this.leaves ? (this.record.inputs[i].leaf?.grad ?? null) : null
   }
   takePartial(i: number): Tensor | null {
     const { id, leaf, dtype } = this.record.inputs[i]
@@ -47,13 +57,16 @@ class Context implements GradientContext {
 }
 
 /** Runs one tape from the gradients in `grads`, by tensor id. They must be kept; they are disposed here, like all inner ones. */
-export function backwardTape(tape: Tape, grads: Map<number, Tensor>): void {
+export function backwardTape(tape: Tape, grads: Map<number, Tensor>, options: WalkOptions = {}): void {
   noGrad(() => {
     for (let r = tape.records.length - 1; r >= 0; --r) {
       const record = tape.records[r]
       tape.records.length = r
       const outputGrads = record.outputs.map((id) => grads.get(id) ?? null)
-      if (outputGrads.some((grad) => grad !== null)) step(record, outputGrads, grads)
+      if (outputGrads.some((grad) => grad !== null)) {
+        if (options.observe) scope(() => options.observe!(record, outputGrads))
+        step(record, outputGrads, grads, options.leaves ?? true)
+      }
       releaseSaved(record)
       for (const id of record.outputs) {
         grads.get(id)?.dispose()
@@ -63,7 +76,7 @@ export function backwardTape(tape: Tape, grads: Map<number, Tensor>): void {
   })
 }
 
-function step(record: TapeRecord, outputGrads: (Tensor | null)[], grads: Map<number, Tensor>): void {
+function step(record: TapeRecord, outputGrads: (Tensor | null)[], grads: Map<number, Tensor>, leaves: boolean): void {
   record.saved.forEach((tensor, i) => {
     if (tensor && tensor.version !== record.versions[i]) {
       throw new LeanformerError(
@@ -74,10 +87,11 @@ function step(record: TapeRecord, outputGrads: (Tensor | null)[], grads: Map<num
     }
   })
   scope(() => {
-    const result = record.gradient(outputGrads, record.saved as Tensor[], new Context(record, grads))
+    const result = record.gradient(outputGrads, record.saved as Tensor[], new Context(record, grads, leaves))
     record.inputs.forEach((input, i) => {
       const grad = result[i]
       if (!grad || !input.needsGrad) return
+      if (input.leaf && !leaves) return
       if (input.leaf) {
         accumulateLeaf(input.leaf, grad, result.indexOf(grad) === result.lastIndexOf(grad))
         return
@@ -98,7 +112,7 @@ function step(record: TapeRecord, outputGrads: (Tensor | null)[], grads: Map<num
  * Gradients of a scalar `loss` with respect to every leaf it depends on, added to the leaves' `grad`. `seed` replaces
  * the starting gradient of 1 and allows a `loss` of any shape. Consumes the tape.
  */
-export function backward(loss: Tensor, seed?: Tensor): void {
+export function backward(loss: Tensor, seed?: Tensor | null, options: WalkOptions = {}): void {
   const tape = currentTape()
   if (tape === null || !loss.requiresGrad) {
     throw new LeanformerError(
@@ -123,7 +137,7 @@ export function backward(loss: Tensor, seed?: Tensor): void {
   first.isOne = !seed
   const grads = new Map([[loss.id, first]])
   if (!seed) start.dispose()
-  backwardTape(tape, grads)
+  backwardTape(tape, grads, options)
   for (const grad of grads.values()) grad.dispose()
 }
 

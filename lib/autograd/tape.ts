@@ -44,6 +44,8 @@ export interface TapeRecord {
   saved: (Tensor | null)[]
   versions: number[]
   gradient: GradientFunction
+  /** What else observers of the tape need to know of the operator. */
+  attrs?: Readonly<Record<string, unknown>>
 }
 
 export class Tape {
@@ -101,8 +103,9 @@ export function record(
   outputs: readonly Tensor[],
   saved: readonly (Tensor | null | undefined)[],
   gradient: GradientFunction,
+  attrs?: TapeRecord['attrs'],
 ): void {
-  if (recording(inputs)) recordAlways(op, inputs, outputs, saved, gradient)
+  if (recording(inputs)) recordAlways(op, inputs, outputs, saved, gradient, attrs)
 }
 
 /** record() for operators whose gradient reaches leaves that are not among their inputs. */
@@ -112,6 +115,7 @@ export function recordAlways(
   outputs: readonly Tensor[],
   saved: readonly (Tensor | null | undefined)[],
   gradient: GradientFunction,
+  attrs?: TapeRecord['attrs'],
 ): void {
   for (const output of outputs) if (isFloating(output.dtype)) output.requiresGrad = true
   const held = saved.map((tensor) => (tensor ? keep(tensor.alias()) : null))
@@ -128,6 +132,7 @@ export function recordAlways(
     saved: held,
     versions: held.map((tensor) => (tensor ? tensor.version : 0)),
     gradient,
+    ...(attrs ? { attrs } : {}),
   })
 }
 

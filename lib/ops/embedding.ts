@@ -35,6 +35,7 @@ export function embedding(weight: Tensor, ids: Tensor, options: EmbeddingOptions
       context.needs(0) ? tableGradient(grad!, i, w, context, 0, 0) : null,
       table && context.needs(1) ? tableGradient(grad!, places ?? null, table, context, 1, offset) : null,
     ],
+    { offset },
   )
   return out
 }

@@ -126,6 +126,6 @@ export function feedForward(
     const dx = context.needs(0) ? product(gradPre, u, {})[0].viewAs(input.shape) : null
     const [dUp, dUpBias] = weightGradients(gradPre, input, context, 1, 2, upBias != null)
     return [dx, dUp, dUpBias, dDown, dDownBias, context.needs(5) ? grad : null]
-  })
+  }, { activation })
   return out
 }
