@@ -70,7 +70,7 @@ type Format = (typeof formats)[number]
 
 /** TF32 is chosen for a whole process, so its products are measured in one of their own. */
 function tf32Tflops(m: number, n: number, k: number): number {
-  const child = spawnSync(process.execPath, [process.argv[1], '--device', values.device, '--child', `${m},${n},${k}`], {
+  const child = spawnSync(process.execPath, [process.argv[1], 'gpu', '--device', values.device, '--child', `${m},${n},${k}`], {
     env: { ...process.env, LEANFORMER_TF32: '1' },
     encoding: 'utf8',
   })

@@ -1,0 +1,166 @@
+// What each CUDA kernel costs: counters from the simulator, registers and stack from the compiled plug-in, the time that the
+// hardware's limits allow on an H100 and an A100, and beside it the time that a real GPU took.
+//
+//   npm run bench -- gpu-report             counters into docs/gpu.json, then docs/gpu.md; LEANFORMER_GPUSIM names the simulator
+//   npm run bench -- gpu-report --measure   times on this machine's GPU into docs/gpu.json, then docs/gpu.md
+//   npm run bench -- gpu-report --check     fails where a kernel misses a bar, changes nothing
+import { execFileSync, spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync, existsSync } from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { parseArgs } from 'node:util'
+import { getDevice } from '../../lib/tensor/device'
+import { kernelCases, type KernelCase } from './cases'
+import { deviceSeconds } from './timing'
+import { renderReport, type CaseReport, type KernelCounters, type Report, type Resources } from './report_page'
+
+const { values } = parseArgs({
+  allowPositionals: true,
+  options: {
+    measure: { type: 'boolean', default: false },
+    check: { type: 'boolean', default: false },
+    child: { type: 'string' },
+    part: { type: 'string' },
+    only: { type: 'string', default: '' },
+  },
+})
+type Part = 'forward' | 'backward'
+const device = getDevice('cuda:0')
+const reportFile = path.join('docs', 'gpu.json')
+const page = path.join('docs', 'gpu.md')
+const plugin = process.env.LEANFORMER_CUDA_PLUGIN ?? path.join('build', 'Release', 'leanformer_cuda.so')
+
+interface Declared {
+  op: string
+  bytes: number
+  flops: number
+}
+
+/** Runs one part of a case once; what its operators declare. */
+async function runOnce(spec: KernelCase, part: Part): Promise<Declared[]> {
+  const run = spec.prepare(device)
+  device.profile(true)
+  run(part)
+  await device.synchronize()
+  return device.profile(true).map(({ op, bytesRead, bytesWritten, flops }) => ({ op, bytes: bytesRead + bytesWritten, flops }))
+}
+
+if (values.child) {
+  console.log(JSON.stringify(await runOnce(kernelCases.find(({ name }) => name === values.child)!, values.part as Part)))
+  process.exit(0)
+}
+
+const folder = mkdtempSync(path.join(os.tmpdir(), 'leanformer-gpu-report-'))
+
+function simulated(spec: KernelCase, part: Part): { declared: Declared[]; kernels: KernelCounters[] } {
+  const simulator = process.env.LEANFORMER_GPUSIM
+  if (!simulator) throw new Error('LEANFORMER_GPUSIM is not set: it names the folder of the simulator that counts')
+  const profile = path.join(folder, 'profile.json')
+  // The checks are for the tests; here only counters matter.
+  const env = { ...process.env, GPUSIM_PROFILE: profile, GPUSIM_PTXAS: '1', GPUSIM_RACECHECK: '0', GPUSIM_INITCHECK: '0', GPUSIM_STRICT: '0' }
+  const args = ['run', '--', process.execPath, process.argv[1], 'gpu-report', '--child', spec.name, '--part', part]
+  const child = spawnSync(path.join(simulator, 'bin', 'gpusim'), args, { env, encoding: 'utf8' })
+  if (child.status !== 0) throw new Error(`${spec.name} ${part}: ${child.stderr}`)
+  const { kernels } = JSON.parse(readFileSync(profile, 'utf8')) as { kernels: KernelCounters[] }
+  return { declared: JSON.parse(child.stdout.trim().split('\n').at(-1)!) as Declared[], kernels }
+}
+
+const total = (list: readonly Declared[], key: 'bytes' | 'flops') => list.reduce((sum, each) => sum + each[key], 0)
+
+function countCase(spec: KernelCase): CaseReport[] {
+  const { name, shape, bound } = spec
+  const forward = simulated(spec, 'forward')
+  const reports: CaseReport[] = [
+    { name, shape, bound, part: 'forward', bytes: total(forward.declared, 'bytes'), flops: total(forward.declared, 'flops'), kernels: forward.kernels },
+  ]
+  if (spec.parts.includes('backward')) {
+    const both = simulated(spec, 'backward')
+    // What the forward pass ran as well is not the backward pass.
+    const operators = new Set(forward.declared.map(({ op }) => op))
+    const ran = new Set(forward.kernels.map(({ mangled }) => mangled))
+    const declared = both.declared.filter(({ op }) => !operators.has(op))
+    // One operator that runs in both passes (a product) is counted in whole: both passes of it, less the first.
+    const own = declared.length ? both.kernels.filter(({ mangled }) => !ran.has(mangled)) : both.kernels
+    const list = declared.length ? declared : both.declared
+    reports.push({ name, shape, bound, part: declared.length ? 'backward' : 'both', bytes: total(list, 'bytes'), flops: total(list, 'flops'), kernels: own })
+  }
+  return reports
+}
+
+/** Registers, stack and shared memory of every kernel of the plug-in, by architecture. */
+function resources(): Resources[] {
+  const text = execFileSync('cuobjdump', ['--dump-resource-usage', plugin], { encoding: 'utf8', maxBuffer: 1 << 28 })
+  const list: Resources[] = []
+  let arch = ''
+  let mangled = ''
+  for (const line of text.split('\n')) {
+    arch = /^arch = (sm_\w+)/.exec(line)?.[1] ?? arch
+    mangled = /Function (\S+):/.exec(line)?.[1] ?? mangled
+    const numbers = /REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)/.exec(line)
+    if (numbers) list.push({ arch, mangled, registers: +numbers[1], stack: +numbers[2], shared: +numbers[3], local: +numbers[4] })
+  }
+  return list
+}
+
+/** Where a kernel misses a bar: bytes moved, sector efficiency, bank conflicts, spills. */
+function misses(report: Report): string[] {
+  const found: string[] = []
+  for (const each of report.cases) {
+    const where = `${each.name} ${each.part}`
+    const sum = (key: keyof KernelCounters) => each.kernels.reduce((total, kernel) => total + (kernel[key] as number), 0)
+    const sectors = sum('globalLoadSectors') + sum('globalStoreSectors')
+    const moved = 32 * sectors
+    if (each.bound === 'bytes' && moved > 1.1 * each.bytes) found.push(`${where}: moves ${(moved / each.bytes).toFixed(3)} times the compulsory bytes`)
+    const efficiency = (sum('globalLoadBytes') + sum('globalStoreBytes')) / moved
+    if (each.bound === 'bytes' && efficiency < 0.95) found.push(`${where}: uses ${(100 * efficiency).toFixed(1)} % of the sectors it moves`)
+    const shared = sum('sharedLoads') + sum('sharedStores')
+    const conflicts = sum('bankConflictCycles')
+    if (conflicts > 0.05 * (shared + conflicts)) found.push(`${where}: ${((100 * conflicts) / (shared + conflicts)).toFixed(1)} % of shared memory cycles are bank conflicts`)
+    if (sum('localAccesses') > 0) found.push(`${where}: spills to local memory`)
+  }
+  for (const { arch, mangled, stack, local } of report.resources) {
+    // Kernels of f64 are for checks of gradients.
+    if ((stack || local) && !/I(d|NS_?\w*d)E/.test(mangled)) found.push(`${mangled} on ${arch}: ${stack} bytes of stack, ${local} of local memory`)
+  }
+  return found
+}
+
+const known: Report = existsSync(reportFile)
+  ? (JSON.parse(readFileSync(reportFile, 'utf8')) as Report)
+  : { cases: [], resources: [], measured: null }
+
+try {
+  if (values.measure) {
+    const times: Record<string, number> = {}
+    for (const spec of kernelCases) {
+      if (!spec.name.includes(values.only)) continue
+      const run = spec.prepare(device)
+      times[`${spec.name} forward`] = await deviceSeconds(device, () => run('forward'))
+      if (spec.parts.includes('backward')) {
+        const both = await deviceSeconds(device, () => run('backward'))
+        times[`${spec.name} backward`] = both - times[`${spec.name} forward`]
+        times[`${spec.name} both`] = both
+      }
+      console.log(`${spec.name.padEnd(28)} ${(1e6 * times[`${spec.name} forward`]).toFixed(1).padStart(9)} us forward`)
+    }
+    known.measured = { device: device.facts().description, seconds: times }
+  } else {
+    const cases = kernelCases.filter(({ name }) => name.includes(values.only)).flatMap((spec) => {
+      console.error(spec.name)
+      return countCase(spec)
+    })
+    const report: Report = { cases, resources: resources(), measured: known.measured }
+    const found = misses(report)
+    for (const miss of found) console.log(miss)
+    console.log(`${cases.length} cases, ${report.resources.length} kernels, ${found.length} misses`)
+    if (values.check) process.exitCode = found.length ? 1 : 0
+    known.cases = report.cases
+    known.resources = report.resources
+  }
+  if (!values.check) {
+    writeFileSync(reportFile, JSON.stringify(known, null, 1) + '\n')
+    writeFileSync(page, renderReport(known))
+  }
+} finally {
+  rmSync(folder, { recursive: true, force: true })
+}
