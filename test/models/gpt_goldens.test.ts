@@ -8,11 +8,12 @@ import { clipGradNorm } from '../../lib/ops/clip'
 import { AdamW } from '../../lib/optim/adamw'
 import { decayGroups } from '../../lib/optim/optimizer'
 import { cosine } from '../../lib/optim/schedule'
-import { getDevice } from '../../lib/tensor/device'
+import type { Device } from '../../lib/tensor/device'
 import { keep, scope } from '../../lib/tensor/scope'
 import { tensor, type Tensor } from '../../lib/tensor/tensor'
 import { fromHost } from '../../lib/train/host_tensor'
 import { cast } from '../../lib/ops/cast'
+import { testDevices } from '../support/devices'
 import { goldenFacts, goldenTensors, relative, type Goldens } from '../support/goldens'
 
 const golden = goldenFacts('gpt')
@@ -24,12 +25,12 @@ beforeAll(async () => {
   goldens = await goldenTensors('gpt')
 })
 
-function goldenModel(dtype: DType): GPT {
+function goldenModel(dtype: DType, device: Device): GPT {
   const { tied, norm_eps: _, ...config } = golden.model
-  const model = new GPT({ ...config, tiedHead: tied }, { dtype })
+  const model = new GPT({ ...config, tiedHead: tied }, { dtype, device })
   const state = new Map(
     [...model.namedParameters().keys()].map((name) => {
-      const f32 = fromHost(goldens.tensors[`weights.${name}`], getDevice('cpu'))
+      const f32 = fromHost(goldens.tensors[`weights.${name}`], device)
       return [name, dtype === 'f32' ? f32 : cast(f32, dtype)] as const
     }),
   )
@@ -40,14 +41,17 @@ function goldenModel(dtype: DType): GPT {
 
 const batchShape = [golden.batch, golden.model.context]
 
-describe.each([
-  ['f32', 1e-5],
-  ['f64', 1e-11],
-] as const)('GPT in %s against PyTorch', (dtype, bound) => {
+// A GPU sums in another order than the CPU, over 20 steps of AdamW.
+const cases = testDevices().flatMap((device) => [
+  { device, dtype: 'f32' as const, bound: device.name === 'cpu' ? 1e-5 : 1e-4 },
+  { device, dtype: 'f64' as const, bound: 1e-11 },
+])
+
+describe.each(cases)('GPT on $device.name in $dtype against PyTorch', ({ device, dtype, bound }) => {
   test('logits, loss and every gradient', async () => {
-    const model = goldenModel(dtype)
-    const ids = keep(tensor(ints('inputs'), batchShape))
-    const targets = keep(tensor(ints('targets'), batchShape))
+    const model = goldenModel(dtype, device)
+    const ids = keep(tensor(ints('inputs'), batchShape, { device }))
+    const targets = keep(tensor(ints('targets'), batchShape, { device }))
     const logits = scope(() => noGrad(() => model.logits(ids)))
     expect(relative(await logits.toFloat64(), numbers('logits64'))).toBeLessThan(bound)
     const loss = scope(() => {
@@ -64,7 +68,7 @@ describe.each([
   })
 
   test('20 AdamW steps: losses, norms, final weights', async () => {
-    const run = await train(goldenModel(dtype))
+    const run = await train(goldenModel(dtype, device), device)
     expect(relative(run.losses, golden.losses64)).toBeLessThan(bound)
     expect(relative(run.norms, golden.grad_norms64)).toBeLessThan(bound)
     for (const [name, actual] of run.weights) {
@@ -78,15 +82,17 @@ describe.each([
   })
 })
 
-test.each(['bf16', 'f16'] as const)('20 AdamW steps in %s follow PyTorch', async (dtype) => {
-  const model = goldenModel('f32')
+const halves = testDevices().flatMap((device) => (['bf16', 'f16'] as const).map((dtype) => ({ device, dtype })))
+
+test.each(halves)('20 AdamW steps on $device.name in $dtype follow PyTorch', async ({ device, dtype }) => {
+  const model = goldenModel('f32', device)
   model.setComputeDType(dtype)
-  const { losses } = await train(model)
+  const { losses } = await train(model, device)
   const reference = dtype === 'bf16' ? golden.bf16_autocast.losses : golden.losses64
   expect(relative(losses, reference)).toBeLessThan(dtype === 'bf16' ? 2e-2 : 5e-3)
 })
 
-async function train(model: GPT): Promise<{ losses: number[]; norms: number[]; weights: [string, Float64Array][] }> {
+async function train(model: GPT, device: Device): Promise<{ losses: number[]; norms: number[]; weights: [string, Float64Array][] }> {
   const { betas, eps, weight_decay: weightDecay, clip } = golden.optimizer
   const { lr, min_lr: minLr, warmup, steps } = golden.schedule
   const optimizer = new AdamW(decayGroups(model.namedParameters(), weightDecay), { beta1: betas[0], beta2: betas[1], eps })
@@ -97,7 +103,7 @@ async function train(model: GPT): Promise<{ losses: number[]; norms: number[]; w
   for (let step = 0; step < steps; ++step) {
     expect(schedule(step)).toBeCloseTo(golden.lr[step], 15)
     scope(() => {
-      const part = (name: string): Tensor => tensor(ints(name).slice(step * size, (step + 1) * size), batchShape)
+      const part = (name: string): Tensor => tensor(ints(name).slice(step * size, (step + 1) * size), batchShape, { device })
       const loss = model.loss(part('steps.inputs'), part('steps.targets'))
       backward(loss)
       const grads = model.parameters().map((parameter) => parameter.grad!)
