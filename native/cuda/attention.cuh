@@ -6,6 +6,15 @@
 
 namespace lf::cuda {
 
+// What passes by each tile of a block-sparse call, from block_sparse_attention.cu; items == nullptr otherwise: everything.
+struct AttentionBlocks {
+  const int32_t* items;  // AttentionSteps::kItem numbers each
+  const int2* tiles;     // [patterns, tiles]: a tile's first item, and how many
+  const int32_t* mask_ids;
+  const uint8_t* masks;
+  int block, patterns;
+};
+
 struct AttentionProblem {
   int batch, queries, keys, heads, kv_heads, width, kv_length, window;
   // Elements from one token to the next, and where the keys' and values' first heads start in packed tensors.
@@ -17,6 +26,8 @@ struct AttentionProblem {
   float dropout;            // probability
   PhiloxKey key;
   bool causal, packed;
+  AttentionBlocks by_query, by_key;  // for tiles of queries, and of keys
+  bool aligned;  // every row of every tensor of elements starts at a multiple of 16 bytes and is made of whole 16 bytes
 
   __device__ int position(int query) const { return kv_length - queries + query; }
   // Query i may see keys [first_key, end_key); both grow with i.
@@ -50,13 +61,53 @@ struct AttentionView {
       : key_mask(p.key_mask ? p.key_mask + int64_t{batch} * p.keys : nullptr),
         segments(p.segments ? p.segments + int64_t{batch} * p.keys : nullptr),
         slope(p.slopes ? static_cast<A>(p.slopes[head]) : A{}) {}
-  __device__ bool free_of_masks() const { return !key_mask && !segments && slope == A{}; }
+  __device__ bool masked() const { return key_mask || segments; }
+  __device__ bool sees(const AttentionProblem& p, int query, int key) const {
+    if (query >= p.queries || key < p.first_key(query) || key >= p.end_key(query)) return false;
+    return !(key_mask && !key_mask[key]) && !(segments && segments[key] != segments[query]);
+  }
   __device__ A apply(const AttentionProblem& p, A score, int query, int key) const {
-    const A hidden = -static_cast<A>(INFINITY);
-    if (query >= p.queries || key < p.first_key(query) || key >= p.end_key(query)) return hidden;
-    if (key_mask && !key_mask[key]) return hidden;
-    if (segments && segments[key] != segments[query]) return hidden;
+    if (!sees(p, query, key)) return -static_cast<A>(INFINITY);
     return slope == A{} ? score : score - slope * static_cast<A>(abs(p.position(query) - key));
+  }
+};
+
+// The tiles of kPassing tokens that pass by one tile of kOwn tokens: all of a range, or the items of a list. An item is the
+// passing tile's number, then for every 16 own tokens and every 16 passing ones the layout's entry, -1 where there is none.
+template <int kOwn, int kPassing>
+struct AttentionSteps {
+  static constexpr int kSlots = kPassing / 16, kItem = 1 + kOwn / 16 * kSlots;
+  const AttentionBlocks& blocks;
+  const int32_t* items = nullptr;
+  int begin, count;
+
+  __device__ AttentionSteps(const AttentionBlocks& given, int head, int tile, int tiles, int first, int end)
+      : blocks(given), begin(first), count(end > first ? (end - first + kPassing - 1) / kPassing : 0) {
+    if (blocks.items == nullptr) return;
+    const int2 list = blocks.tiles[(blocks.patterns == 1 ? 0 : head) * tiles + tile];
+    items = blocks.items + int64_t{list.x} * kItem;
+    count = list.y;
+  }
+  __device__ int at(int step) const { return items ? items[int64_t{step} * kItem] * kPassing : begin + step * kPassing; }
+  // The entries of the 16 own tokens from `row` on.
+  __device__ const int32_t* entries(int step, int row) const { return items + int64_t{step} * kItem + 1 + row / 16 * kSlots; }
+  __device__ bool sees(const AttentionProblem& p, int entry, int query, int key) const {
+    if (entry < 0 || query >= p.queries || key >= p.keys) return false;
+    const int mask = blocks.mask_ids[entry], block = blocks.block;
+    return mask < 0 || blocks.masks[(int64_t{mask} * block + query % block) * block + key % block];
+  }
+  // Of 16 own tokens: whether they have any entry, and whether nothing of their entries is hidden.
+  __device__ bool any(int step, int row) const {
+    bool found = false;
+    for (int i = 0; i < kSlots; ++i) found |= entries(step, row)[i] >= 0;
+    return found;
+  }
+  __device__ bool whole(int step, int row) const {
+    for (int i = 0; i < kSlots; ++i) {
+      const int entry = entries(step, row)[i];
+      if (entry < 0 || blocks.mask_ids[entry] >= 0) return false;
+    }
+    return true;
   }
 };
 
@@ -121,5 +172,32 @@ struct AttentionBackward {
   Acc<T>* delta;
   T *grad_q, *grad_k, *grad_v;
 };
+
+// Whether 16-byte accesses may be used: see AttentionProblem::aligned.
+template <class T, class... Pointers>
+bool attention_aligned(const AttentionProblem& p, const Pointers*... pointers) {
+  return p.width % Pack<T>::n == 0 && p.q_stride % Pack<T>::n == 0 && p.kv_stride % Pack<T>::n == 0 && (aligned16(pointers) && ...);
+}
+
+// How many tokens a block of threads owns, and how many pass by at once.
+struct AttentionTiling {
+  bool tensor_cores;
+  int own, passing;
+};
+
+// In attention.cu, for every floating format. The problem is complete but for `aligned`; t.delta has room.
+// The tiling on a device, and, for sizes that must be known before there is one, the tiling on any with tensor cores (or not).
+AttentionTiling attention_tiling(const KernelArgs* args, DType dtype, int width, bool backward);
+AttentionTiling attention_tiling(bool tensor_cores, DType dtype, int width, bool backward);
+template <class T>
+int32_t run_attention(const KernelArgs* args, AttentionProblem p, const AttentionForward<T>& t);
+template <class T>
+int32_t run_attention_backward(const KernelArgs* args, AttentionProblem p, const AttentionBackward<T>& t);
+
+// In attention_forward.cu and attention_backward.cu, for float, __half and __nv_bfloat16.
+template <class T>
+int32_t attention_on_tensor_cores(const KernelArgs* args, const AttentionProblem& p, const AttentionForward<T>& t);
+template <class T>
+int32_t attention_backward_on_tensor_cores(const KernelArgs* args, const AttentionProblem& p, const AttentionBackward<T>& t);
 
 }  // namespace lf::cuda

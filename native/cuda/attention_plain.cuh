@@ -49,6 +49,8 @@ __device__ void plain_product(A (&product)[2][2], const T* x, int64_t x_stride, 
   }
 }
 
+using PlainSteps = AttentionSteps<kPlainTile, kPlainTile>;
+
 // Which part of the work a block has: blocks of a head follow each other, the longest rows of a causal head first.
 struct PlainTask {
   int batch, head, tile, slice;
@@ -79,8 +81,10 @@ __global__ void __launch_bounds__(kPlainThreads) attention_plain_forward(Attenti
   const A scale = static_cast<A>(p.scale), none = -static_cast<A>(INFINITY);
   A sums[2][4] = {}, highest = none, total = A{};
 
-  const int end = p.end_key(min(q0 + kPlainTile, p.queries) - 1);
-  for (int k0 = p.first_key(q0) / kPlainTile * kPlainTile; k0 < end; k0 += kPlainTile) {
+  const PlainSteps steps(p.by_query, task.head, task.tile, tiles, p.first_key(q0) / kPlainTile * kPlainTile,
+                         p.end_key(min(q0 + kPlainTile, p.queries) - 1));
+  for (int step = 0; step < steps.count; ++step) {
+    const int k0 = steps.at(step);
     A product[2][2];
     plain_product(product, q, p.q_stride, q0, p.queries, scale, t.k + kv, p.kv_stride, k0, p.kv_length, p.width, xs, ys);
 #pragma unroll
@@ -88,7 +92,9 @@ __global__ void __launch_bounds__(kPlainThreads) attention_plain_forward(Attenti
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const int r = ty + 16 * i, c = tx + 16 * j;
-        scores[r * kPlainPitch + c] = sees.apply(p, product[i][j], q0 + r, k0 + c);
+        A x = sees.apply(p, product[i][j], q0 + r, k0 + c);
+        if (steps.items && !steps.sees(p, steps.entries(step, r)[c / 16], q0 + r, k0 + c)) x = none;
+        scores[r * kPlainPitch + c] = x;
       }
     }
     plain_load<kPlainSlice>(t.v + kv, p.kv_stride, k0, p.kv_length, column, p.width, A{1}, values);
@@ -151,25 +157,39 @@ __global__ void __launch_bounds__(kPlainThreads) attention_plain_forward(Attenti
   }
 }
 
-// delta[row] = grad_out . out of one head and query. A warp owns a row.
+// delta = grad_out . out of each head and query. `lanes` (a power of two) neighbouring threads own a row of 16-byte packs, or
+// of elements where rows are not aligned. Bound by bytes.
 template <class T>
-__global__ void __launch_bounds__(256) attention_delta(AttentionProblem p, AttentionBackward<T> t) {
-  const int64_t rows = int64_t{p.batch} * p.queries * p.heads, warps = int64_t{gridDim.x} * 8;
-  for (int64_t row = blockIdx.x * int64_t{8} + threadIdx.x / 32; row < rows; row += warps) {
-    const T *g = t.grad_out + row * p.width, *o = t.out + row * p.width;  // [batch, queries, heads, width]
+__global__ void __launch_bounds__(256) attention_delta(AttentionProblem p, AttentionBackward<T> t, int lanes) {
+  const int64_t rows = int64_t{p.batch} * p.heads * p.queries, stride = int64_t{gridDim.x} * (256 / lanes);
+  const int64_t whole_warps = (rows + stride - 1) / stride;
+  for (int64_t i = 0; i < whole_warps; ++i) {
+    const int64_t row = i * stride + blockIdx.x * int64_t{256 / lanes} + threadIdx.x / lanes;
     Acc<T> sum{};
-    for (int c = threadIdx.x % 32; c < p.width; c += 32) sum += static_cast<Acc<T>>(widen(g[c])) * widen(o[c]);
-    sum = warp_sum(sum);
-    const int64_t head = row % p.heads, query = row / p.heads % p.queries, batch = row / p.heads / p.queries;
-    if (threadIdx.x % 32 == 0) t.delta[(batch * p.heads + head) * p.queries + query] = sum;
+    if (row < rows) {
+      const int64_t query = row % p.queries, head = row / p.queries % p.heads, batch = row / p.queries / p.heads;
+      const int64_t at = (batch * p.queries + query) * p.out_stride + head * p.width;
+      if (p.aligned) {
+        for (int c = threadIdx.x % lanes * Pack<T>::n; c < p.width; c += lanes * Pack<T>::n) {
+          const Pack<T> g = load_pack(t.grad_out + at + c), o = load_pack(t.out + at + c);
+#pragma unroll
+          for (int k = 0; k < Pack<T>::n; ++k) sum += widen(g.at[k]) * widen(o.at[k]);
+        }
+      } else {
+        for (int c = threadIdx.x % lanes; c < p.width; c += lanes) sum += widen(t.grad_out[at + c]) * widen(t.out[at + c]);
+      }
+    }
+    for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
+    if (row < rows && threadIdx.x % lanes == 0) t.delta[row] = sum;
   }
 }
 
 // A thread's 2 x 2 probabilities and gradients of scores of one tile, as they go into the products: P with dropout, dS.
 template <class T, class A>
 __device__ void plain_score_gradients(const AttentionProblem& p, const AttentionBackward<T>& t, const AttentionView<A>& sees,
-                                      const T* q, const T* k, const T* v, const T* grad_out, int64_t head_index, int q0, int k0,
-                                      A* xs, A* ys, A (&probability)[2][2], A (&gradient)[2][2]) {
+                                      const PlainSteps& steps, int step, bool keys_own, const T* q, const T* k, const T* v,
+                                      const T* grad_out, int64_t head_index, int q0, int k0, A* xs, A* ys,
+                                      A (&probability)[2][2], A (&gradient)[2][2]) {
   plain_product(probability, q, p.q_stride, q0, p.queries, static_cast<A>(p.scale), k, p.kv_stride, k0, p.kv_length, p.width, xs, ys);
   plain_product(gradient, grad_out, p.out_stride, q0, p.queries, A{1}, v, p.kv_stride, k0, p.kv_length, p.width, xs, ys);
   const int ty = threadIdx.x / 16, tx = threadIdx.x % 16;
@@ -186,6 +206,10 @@ __device__ void plain_score_gradients(const AttentionProblem& p, const Attention
     for (int j = 0; j < 2; ++j) {
       const int key = k0 + tx + 16 * j;
       A e = exp(sees.apply(p, probability[i][j], query, key) - lse);
+      if (steps.items) {
+        const int own = keys_own ? key - k0 : query - q0, passing = keys_own ? query - q0 : key - k0;
+        if (!steps.sees(p, steps.entries(step, own)[passing / 16], query, key)) e = A{};
+      }
       A dp = gradient[i][j];
       A keep{1};
       if (p.dropout > 0 && query < p.queries && key < p.keys) {
@@ -211,10 +235,12 @@ __global__ void __launch_bounds__(kPlainThreads) attention_plain_grad_q(Attentio
   const int64_t kv = int64_t{task.batch} * p.keys * p.kv_stride + int64_t{task.head / (p.heads / p.kv_heads)} * p.width;
   const AttentionView<A> sees(p, task.batch, task.head);
   A sums[2][2] = {};
-  const int end = p.end_key(min(q0 + kPlainTile, p.queries) - 1);
-  for (int k0 = p.first_key(q0) / kPlainTile * kPlainTile; k0 < end; k0 += kPlainTile) {
+  const PlainSteps steps(p.by_query, task.head, task.tile, tiles, p.first_key(q0) / kPlainTile * kPlainTile,
+                         p.end_key(min(q0 + kPlainTile, p.queries) - 1));
+  for (int step = 0; step < steps.count; ++step) {
+    const int k0 = steps.at(step);
     A probability[2][2], gradient[2][2];
-    plain_score_gradients(p, t, sees, t.q + q_at, t.k + kv, t.v + kv, t.grad_out + out_at, head_index, q0, k0, xs, ys, probability, gradient);
+    plain_score_gradients(p, t, sees, steps, step, false, t.q + q_at, t.k + kv, t.v + kv, t.grad_out + out_at, head_index, q0, k0, xs, ys, probability, gradient);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
@@ -261,9 +287,11 @@ __global__ void __launch_bounds__(kPlainThreads) attention_plain_grad_kv(Attenti
     const T* q = t.q + int64_t{task.batch} * p.queries * p.q_stride + int64_t{head} * p.width;
     const T* grad_out = t.grad_out + int64_t{task.batch} * p.queries * p.out_stride + int64_t{head} * p.width;
     const AttentionView<A> sees(p, task.batch, head);
-    for (int q0 = begin; q0 < end; q0 += kPlainTile) {
+    const PlainSteps steps(p.by_key, head, task.tile, tiles, begin, end);
+    for (int step = 0; step < steps.count; ++step) {
+      const int q0 = steps.at(step);
       A probability[2][2], gradient[2][2];
-      plain_score_gradients(p, t, sees, q, t.k + kv, t.v + kv, grad_out, head_index, q0, k0, xs, ys, probability, gradient);
+      plain_score_gradients(p, t, sees, steps, step, true, q, t.k + kv, t.v + kv, grad_out, head_index, q0, k0, xs, ys, probability, gradient);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
 #pragma unroll
