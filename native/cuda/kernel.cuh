@@ -83,6 +83,21 @@ int32_t dispatch_floating(DType dtype, F&& body) {
     default: return body(Tag<double>{});
   }
 }
+template <class F>
+int32_t dispatch_integer(DType dtype, F&& body) {
+  switch (dtype) {
+    case DType::kI8: return body(Tag<int8_t>{});
+    case DType::kU8: return body(Tag<uint8_t>{});
+    case DType::kI32: return body(Tag<int32_t>{});
+    default: return body(Tag<int64_t>{});
+  }
+}
+// Every format; bool as u8.
+template <class F>
+int32_t dispatch_numbers(DType dtype, F&& body) {
+  if (is_floating(dtype)) return dispatch_floating(dtype, body);
+  return dispatch_integer(dtype == DType::kBool ? DType::kU8 : dtype, body);
+}
 // Any format whose elements are only moved: by size.
 template <class F>
 int32_t dispatch_size(DType dtype, F&& body) {
@@ -110,6 +125,27 @@ __device__ __forceinline__ void store_pack(T* to, const Pack<T>& pack) {
   *reinterpret_cast<Pack<T>*>(to) = pack;
 }
 inline bool aligned16(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+// Division of numbers from 0 on by one that is the same for all of a launch: a multiplication and a shift (Granlund and
+// Montgomery, Division by Invariant Integers Using Multiplication, PLDI 1994).
+struct Divisor {
+  int64_t by;
+  uint64_t magic;
+  int shift;
+
+  Divisor() = default;
+  explicit Divisor(int64_t by) : by(by), magic(1), shift(0) {
+    if (by <= 0) return;
+    while ((int64_t{1} << shift) < by) ++shift;
+    const auto left = static_cast<unsigned __int128>((int64_t{1} << shift) - by);
+    magic = static_cast<uint64_t>((left << 64) / static_cast<uint64_t>(by)) + 1;
+  }
+  __device__ __forceinline__ int64_t divide(int64_t n, int64_t& rest) const {
+    const auto whole = static_cast<int64_t>((__umul64hi(static_cast<uint64_t>(n), magic) + static_cast<uint64_t>(n)) >> shift);
+    rest = n - whole * by;
+    return whole;
+  }
+};
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 // The same value in every lane; in a fixed order, so bitwise repeatable.

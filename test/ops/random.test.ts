@@ -1,22 +1,24 @@
-// Random tensors: repeatable, the same on any number of threads, and distributed as they should be.
+// Random tensors: repeatable, the same on any number of threads and any device, and distributed as they should be.
 import { rand, randn } from '../../lib/ops/random'
 import { Generator } from '../../lib/tensor/random'
 import type { DType } from '../../lib/native/dtype'
 import { jestOnly } from '../support/op_case'
-import { withThreads } from '../support/devices'
+import { testDevices, withThreads } from '../support/devices'
 import { philox } from '../support/philox'
+
+const device = testDevices()[0]
 
 jestOnly(() => {
   const draw = async (f: typeof rand, seed: number, n = 1000, dtype: DType = 'f32') =>
-    f([n], { generator: new Generator(seed), dtype }).toFloat64()
+    f([n], { generator: new Generator(seed), dtype, device }).toFloat64()
 
   describe.each([['rand', rand], ['randn', randn]] as const)('%s', (_, f) => {
     test('a seed says it all', async () => {
       expect(await draw(f, 5)).toEqual(await draw(f, 5))
       expect(await draw(f, 5)).not.toEqual(await draw(f, 6))
       const generator = new Generator(5)
-      expect(await f([1000], { generator }).toFloat64()).toEqual(await draw(f, 5))
-      expect(await f([1000], { generator }).toFloat64()).not.toEqual(await draw(f, 5))
+      expect(await f([1000], { generator, device }).toFloat64()).toEqual(await draw(f, 5))
+      expect(await f([1000], { generator, device }).toFloat64()).not.toEqual(await draw(f, 5))
     })
 
     test('the same numbers on 1 and 2 threads, and at the start of a longer tensor', async () => {
@@ -54,7 +56,7 @@ jestOnly(() => {
     const drawn = (f: typeof rand) => {
       const generator = new Generator()
       generator.restore({ seed, offset })
-      return f([10], { generator, dtype: 'f64' }).toFloat64()
+      return f([10], { generator, dtype: 'f64', device }).toFloat64()
     }
     expect([...(await drawn(rand))]).toEqual(words.slice(0, 10).map((word) => (word >>> 8) * 2 ** -24))
     const normal = await drawn(randn)
