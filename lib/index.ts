@@ -97,6 +97,10 @@ export { bertConfig, bertForeignConfig, bertFromForeign, bertToForeign } from '.
 export { ViT, vitConfig, type ViTConfig } from './models/vit'
 export { EncoderDecoder, bartConfig, type EncoderDecoderConfig } from './models/encoder_decoder'
 export { generate, type GenerateOptions } from './models/generate'
+export { growDepth, growWidth, widenState, type DepthGrowth } from './models/grow'
+export { keepLayers, layersKept } from './techniques/layer_drop'
+export { freezeLayers } from './techniques/freeze_layers'
+export { cutBatch, warmupLength } from './techniques/sequence_warmup'
 
 export * from './data/tokens'
 export * from './data/packing'

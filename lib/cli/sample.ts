@@ -6,6 +6,7 @@ import { generate } from '../models/generate'
 import { GPT } from '../models/gpt'
 import { defaultGenerator } from '../tensor/random'
 import { fromHost } from '../train/host_tensor'
+import type { TrainerState } from '../train/trainer'
 import { scope } from '../tensor/scope'
 import { sampleSchema } from './config'
 import { optionError, resolveOptions } from './options'
@@ -25,9 +26,11 @@ export async function sampleCommand(
     threads: values.threads ?? config.threads,
     memoryLimit: undefined,
   })
-  const { model } = await buildModel(config, tokenizer.vocabSize, device)
+  const { model, techniques } = await buildModel(config, tokenizer.vocabSize, device)
   try {
     if (!(model instanceof GPT)) throw optionError(`--run ${values.run} is a ${config.model}, which does not continue texts`, 'give the run of a gpt or llama')
+    const saved = (checkpoint.state as TrainerState).techniques
+    for (const technique of techniques) technique.restore?.(model, saved[technique.name])
     scope(() => {
       const own = Object.entries(checkpoint.tensors).filter(([name]) => name.startsWith('model.'))
       model.loadState(new Map(own.map(([name, value]) => [name.slice('model.'.length), fromHost(value, device)])))

@@ -122,20 +122,7 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
       full.positions === 'learned' ? new Embedding(context, width, { ...options, init: gpt2Normal() }) : null
     this.slopes =
       full.positions === 'alibi' ? keep(tensor(alibiSlopes(full.heads), null, { device: options.device })) : null
-    this.blocks = Array.from(
-      { length: layers },
-      (_, i) =>
-        new TransformerBlock(width, {
-          ...options,
-          ...full,
-          causal: true,
-          rotaryBase: full.positions === 'rotary' ? full.rotaryBase : undefined,
-          slopes: this.slopes,
-          scale: full.attentionScale,
-          attention: i < layers - full.plainLayers ? full.attention : 'softmax',
-          residualInit: gpt2Residual(layers),
-        }),
-    )
+    this.blocks = Array.from({ length: layers }, (_, i) => this.newBlock(i, options))
     this.norm =
       full.norm === 'none'
         ? null
@@ -144,6 +131,21 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
           : new LayerNorm(width, { ...options, bias, eps: full.normEps })
     this.head = full.tiedHead ? null : new Linear(width, vocab, { ...options, bias: false })
     this.dropout = full.dropout ? new Dropout(full.dropout) : null
+  }
+
+  /** A fresh layer `index` of this model, which does not have it yet. */
+  newBlock(index: number, options: ModuleOptions = {}): TransformerBlock {
+    const { config, slopes } = this
+    return new TransformerBlock(config.width, {
+      ...options,
+      ...config,
+      causal: true,
+      rotaryBase: config.positions === 'rotary' ? config.rotaryBase : undefined,
+      slopes,
+      scale: config.attentionScale,
+      attention: index < config.layers - config.plainLayers ? config.attention : 'softmax',
+      residualInit: gpt2Residual(config.layers),
+    })
   }
 
   /** ids i32 [batch, tokens] -> the last hidden states [batch, tokens, width], after the final norm and times logitScale. */

@@ -86,6 +86,8 @@ export interface Technique {
   evaluationWeights?(): Map<string, Tensor> | null
   /** What it found out, in sentences for people, at the end of a run. */
   summary?(): Promise<string[]>
+  /** Gives the model the structure it had when `data` was saved by state(); before its parameters are loaded. */
+  restore?(model: Module<never, unknown>, data: unknown): void
   /** What must be saved for an exact resume: plain data and tensors. */
   state?(): { data?: unknown; tensors?: Map<string, Tensor> }
   load?(state: { data?: unknown; tensors: Map<string, Tensor> }): void

@@ -256,6 +256,7 @@ export class Trainer {
         if (!groups.has(kind)) groups.set(kind, new Map())
         groups.get(kind)!.set(name.slice(dot + 1), fromHost(value, this.device))
       }
+      for (const technique of this.techniques) technique.restore?.(model, state.techniques[technique.name])
       // Where the published weights are not those that train, both are there.
       model.loadState(new Map([...(groups.get('model') ?? []), ...(groups.get('training') ?? [])]))
       const { optimizerSteps: steps, optimizerScalars: scalars } = state

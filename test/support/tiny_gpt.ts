@@ -23,11 +23,12 @@ export function tokenBatch(index: number, rows = 4, context = tinyConfig.context
 }
 
 export function tinyTrainer(
-  options: Partial<TrainerOptions> & { config?: Partial<GPTConfig>; modelDevice?: string } = {},
+  options: Partial<TrainerOptions> & { config?: Partial<GPTConfig>; modelDevice?: string; adapt?: (model: GPT) => void } = {},
 ): { trainer: Trainer; model: GPT; optimizer: AdamW } {
-  const { config, modelDevice, ...rest } = options
+  const { config, modelDevice, adapt, ...rest } = options
   seed(1)
   const model = new GPT({ ...tinyConfig, ...config }, { device: modelDevice })
+  adapt?.(model)
   const optimizer = new AdamW(decayGroups(model.namedParameters(), 0.1))
   const steps = rest.steps ?? 10
   const trainer = new Trainer({

@@ -1,0 +1,22 @@
+// The layers of a model that techniques of depth act on.
+import { LeanformerError } from '../native/errors'
+import type { Module } from '../nn/module'
+import type { DepthRule } from '../nn/residual'
+import { TransformerBlock } from '../nn/transformer_block'
+
+/** The pre-norm layers, in order. @throws ERR_OPTION naming the technique when there are none */
+export function layersOf(model: Module<never, unknown>, technique: string): TransformerBlock[] {
+  const layers = [...model.namedModules()].flatMap(([, module]) => ((module as unknown) instanceof TransformerBlock ? [module as unknown as TransformerBlock] : []))
+  if (layers.length) return layers
+  throw new LeanformerError('ERR_OPTION', `${technique}: the model has no layers of the kind x + f(norm(x))`, 'it works with models such as gpt, llama and vit')
+}
+
+/** Gives each layer its rule, from its 1-based number and the number of layers. */
+export function setDepthRules(
+  model: Module<never, unknown>,
+  technique: string,
+  rule: (layer: number, layers: number) => DepthRule | null,
+): void {
+  const layers = layersOf(model, technique)
+  for (const [i, block] of layers.entries()) block.depth = rule(i + 1, layers.length)
+}
