@@ -29,6 +29,7 @@ struct Stream {
   char* staging = nullptr;             // pinned, kStagingBytes, cut in two halves used in turn
   cudaEvent_t staging_free[2] = {};
   int staging_next = 0;
+  void* library = nullptr;  // cuBLASLt's handle and plans, made by the first product (library.cu)
   // While a graph is recorded: where on the device the attributes of the kernel called now will be; nullptr otherwise.
   const double* attributes = nullptr;
   // What faults mean: text with three %lld for the value, its position and the limit. Entries never change once made, so
