@@ -1,7 +1,10 @@
 """A PyTorch training process for timing whole steps, driven by JSON lines on stdin and answering with JSON lines.
 
 {"cmd": "setup", "layers", "width", "heads", "context", "batch", "vocab", ...OPTIONALS}  builds the model and warms up
-{"cmd": "step", "n": 3}   trains n steps: {"ms": [...], "losses": [...]}; the loss is the one before the step's update
+{"cmd": "step", "n": 3}   trains n steps: {"ms": [...], "cpu_ms": [...], "losses": [...]}; the loss is the one before the
+                          step's update, cpu_ms the processor time of all threads
+{"cmd": "generate", "n": 2, "generate": 32}  n times 32 tokens after a prompt of 32: the same, the last token as "loss"
+{"cmd": "memory"}         {"peak_mib"}: the most resident memory so far
 {"cmd": "save", "path"}   writes the weights (safetensors)
 {"cmd": "quit"}
 A failed command answers {"error": text}. Step s reads the rows s * batch ... (s + 1) * batch - 1 of the tokens; row r
@@ -11,16 +14,20 @@ holds tokens r * context ... (r + 1) * context - 1, and the targets lie one toke
 import contextlib
 import json
 import os
+import resource
 import sys
 import time
 
 import torch
 
 from tensor_file import encode, load
-from torch_model import GPT, adamw
+from torch_model import GPT, Bert, adamw
 
 REQUIRED = ('layers', 'width', 'heads', 'context', 'batch', 'vocab')
 OPTIONAL = {
+    'model': 'gpt',          # or llama, bert
+    'kv_heads': None, 'hidden': None,
+    'steps': 0, 'generate': 0,  # of a workload; for the caller
     'precision': 'f32',      # or bf16: torch.autocast over f32 weights
     'compile': False,        # torch.compile of forward and backward
     'threads': 2,
@@ -71,8 +78,11 @@ class Run:
         torch._dynamo.reset()
         torch.set_num_threads(options['threads'])
         shape = {key: options[key] for key in ('layers', 'width', 'heads', 'context', 'vocab')}
-        choices = {key: options[key] for key in ('bias', 'tied', 'activation', 'dropout')}
-        self.model = GPT(**shape, **choices)
+        choices = {key: options[key] for key in ('kv_heads', 'hidden', 'bias', 'tied', 'activation', 'dropout')}
+        if options['model'] not in ('gpt', 'llama', 'bert'):
+            raise ValueError(f"setup: model {options['model']!r} must be gpt, llama or bert")
+        self.masked = options['model'] == 'bert'
+        self.model = Bert(**shape) if self.masked else GPT(**shape, **choices, llama=options['model'] == 'llama')
         if options['weights'] is None:
             self.model.initialize(options['seed'])
         else:
@@ -92,10 +102,15 @@ class Run:
         self.loss = torch.compile(self.model) if options['compile'] else self.model
         self.done = 0
         begin = time.perf_counter()
-        # No update: both sides still start from the same weights.
-        for _ in range(2):
-            self.gradients(*self.tokens.step(0))
-        self.optimizer.zero_grad(set_to_none=True)
+        if options['generate']:
+            # Autocast would convert the weights again for every token.
+            self.model = self.model.to(torch.bfloat16) if self.bf16 else self.model
+            self.model.eval().generate(self.tokens.step(0)[0][:1, :2], 2)
+        else:
+            # No update: both sides still start from the same weights.
+            for _ in range(2):
+                self.gradients(*self.batch(0))
+            self.optimizer.zero_grad(set_to_none=True)
         self.warm_up_seconds = time.perf_counter() - begin
 
     def gradients(self, ids, targets):
@@ -105,15 +120,30 @@ class Run:
         loss.backward()
         return loss
 
+    def batch(self, index):
+        ids, targets = self.tokens.step(index)
+        if self.masked:
+            # One token in seven is to be named, and is seen as token 0.
+            masked = torch.arange(ids.numel()).view_as(ids) % 7 == 3
+            targets = torch.where(masked, ids, -1)
+            ids = torch.where(masked, 0, ids)
+        return ids, targets
+
+    def generate(self, count):
+        ids = self.tokens.row(0)[:count][None]
+        begin, cpu = time.perf_counter(), time.process_time()
+        last = self.model.generate(ids, count)[-1]
+        return (time.perf_counter() - begin) * 1e3, (time.process_time() - cpu) * 1e3, last
+
     def step(self):
-        begin = time.perf_counter()
-        loss = self.gradients(*self.tokens.step(self.done))
+        begin, cpu = time.perf_counter(), time.process_time()
+        loss = self.gradients(*self.batch(self.done))
         if self.clip > 0:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         value = loss.item()
         self.done += 1
-        return (time.perf_counter() - begin) * 1e3, value
+        return (time.perf_counter() - begin) * 1e3, (time.process_time() - cpu) * 1e3, value
 
 
 def setup(command):
@@ -149,15 +179,18 @@ def main():
                 run, answer = setup(command)
             elif run is None:
                 raise ValueError(f'{name}: send setup first')
-            elif name == 'step':
-                results = [run.step() for _ in range(command['n'])]
-                answer = {'ms': [ms for ms, _ in results], 'losses': [loss for _, loss in results]}
+            elif name in ('step', 'generate'):
+                once = run.step if name == 'step' else lambda: run.generate(command['generate'])
+                ms, cpu_ms, losses = zip(*(once() for _ in range(command['n'])))
+                answer = {'ms': ms, 'cpu_ms': cpu_ms, 'losses': losses}
+            elif name == 'memory':
+                answer = {'peak_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
             elif name == 'save':
                 with open(command['path'], 'wb') as file:
                     file.write(encode(run.model.state_dict()))
                 answer = {'ok': True}
             else:
-                raise ValueError(f'{name!r} is not a command: setup, step, save, quit')
+                raise ValueError(f'{name!r} is not a command: setup, step, generate, memory, save, quit')
         except Exception as error:  # the other side decides what a failure means
             answer = {'error': f'{type(error).__name__}: {error}'}
         print(json.dumps(answer), file=answers, flush=True)

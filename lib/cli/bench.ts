@@ -1,15 +1,17 @@
 // `leanformer bench`: times whole training steps of a model given by the options of `train`, on random tokens, and
-// shows where the time goes by operator. It writes no files.
+// shows where the time goes by operator, beside the ceilings of the machine. It writes no files.
 
 import type { Writable } from 'node:stream'
 
 import { EvaluationWindows, TokenWindows, type TextDataset } from '../data/tokens'
 import { ByteTokenizer } from '../data/tokenizers/bytes'
 import { Permutation } from '../data/permutation'
+import { addon } from '../native/binding'
 import { getDevice } from '../tensor/device'
 import { formatBytes, formatCount, median } from '../train/format'
 import type { StepMetrics } from '../train/metrics'
 import { readConfigFile, resolveTrainConfig } from './config'
+import { operatorRows, operatorTable, type Ceilings } from './operator_table'
 import { startTraining } from './training_run'
 
 const kWarmUp = 3
@@ -42,17 +44,22 @@ export async function benchCommand(flags: Record<string, unknown>, stdout: Writa
     const stepMs = median(measured.map((m) => m.stepMs))
     const { tokens: perStep, flops, peakBytes } = measured.at(-1)!
     const gflops = flops / stepMs / 1e6
-    const profile = device.profile().sort((a, b) => b.seconds - a.seconds)
+    const meanMs = measured.reduce((sum, m) => sum + m.stepMs, 0) / measured.length
+    const ceilings: Ceilings | undefined =
+      run.peakFlops === undefined ? undefined : { gflops: run.peakFlops / 1e9, gbs: addon.measurePeaks().bandwidthGbs }
+    const operators = operatorRows(device.profile(), steps, ceilings)
     const result = {
       step_ms_median: stepMs,
       tokens_per_second: (1000 * perStep) / stepMs,
       gflops,
       share_of_peak: run.peakFlops === undefined ? null : (1e9 * gflops) / run.peakFlops,
       peak_bytes: peakBytes,
-      operators: profile.map(({ op, calls, seconds }) => ({
+      operators: operators.map(({ op, calls, ms, gflops: rate, gbs }) => ({
         op,
-        calls_per_step: calls / steps,
-        ms_per_step: (1000 * seconds) / steps,
+        calls_per_step: calls,
+        ms_per_step: ms,
+        gflops: rate,
+        gbs,
       })),
     }
     if (values.json) {
@@ -65,9 +72,7 @@ export async function benchCommand(flags: Record<string, unknown>, stdout: Writa
       `${stepMs.toFixed(2)} ms a step (median of ${steps}), ${formatCount(result.tokens_per_second)} tokens/s, ` +
         `${gflops.toFixed(1)} GFLOP/s${share}, ${formatBytes(peakBytes)}\n`,
     )
-    for (const { op, calls_per_step: calls, ms_per_step: ms } of result.operators) {
-      stdout.write(`${op.padEnd(28)}${calls.toFixed(1).padStart(8)} calls${ms.toFixed(3).padStart(10)} ms\n`)
-    }
+    stdout.write(operatorTable(operators, meanMs))
     return 0
   } finally {
     await run.dispose?.()
