@@ -31,10 +31,7 @@ __device__ __forceinline__ void score_gradients(const AttentionProblem& p, const
   } else if (!whole || sees.masked()) {
     seen = element_bits<kN, kKeysAreRows>(row, column, [&](int query, int key) { return sees.sees(p, query, key); });
   }
-  if (p.dropout > 0) {
-    keeps = element_bits<kN, kKeysAreRows>(
-        row, column, [&](int query, int key) { return attention_keeps(p, head_index, query, key); });
-  }
+  if (p.dropout > 0) keeps = kept_bits<kN, kKeysAreRows>(p, head_index, row, column);
   const int shift = kKeysAreRows ? p.kv_length - p.queries + column - row : p.kv_length - p.queries + row - column;
 #pragma unroll
   for (int n = 0; n < kN / 8; ++n) {
@@ -66,7 +63,7 @@ __device__ __forceinline__ float score_lse(float lse) {
 
 // Columns of the results that a block adds up, so that they fit in registers.
 template <class T, int D>
-constexpr int kQueryColumns = sizeof(T) == 4 && D > 128 ? 128 : D;
+constexpr int kQueryColumns = sizeof(T) == 4 && D > 128 ? 64 : D;
 template <class T, int D>
 constexpr int kKeyColumns = sizeof(T) == 4 && D > 64 ? 64 : D > 128 ? 128 : D;
 

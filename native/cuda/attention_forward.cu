@@ -96,8 +96,7 @@ __global__ void __launch_bounds__(kMmaThreads) attention_mma_forward(AttentionPr
       }
     }
     if (p.dropout > 0) {
-      const uint32_t keeps = element_bits<kKeys, false>(
-          q0 + row, k0, [&](int query, int key) { return attention_keeps(p, head_index, query, key); });
+      const uint32_t keeps = kept_bits<kKeys, false>(p, head_index, q0 + row, k0);
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n) {
 #pragma unroll

@@ -230,15 +230,13 @@ __device__ __forceinline__ void store_rows(const float (&c)[kColumns / 8][4], fl
   for (int i = 0; i < 16 * kOwn / 32; ++i) {
     const int at = lane + 32 * i, r = row + at / kOwn, chunk = chunk0 + at % kOwn;
     if (first + r >= end || chunk * kItems >= width) continue;
-    const Pack<T> pack = load_pack(reinterpret_cast<const T*>(tile + chunk_at<kChunks>(r, chunk)));
+    const char* from = tile + chunk_at<kChunks>(r, chunk);
     T* to = out + (first + r) * stride + chunk * kItems;
     if (aligned) {
-      store_pack(to, pack);
+      *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
     } else {
-#pragma unroll
-      for (int k = 0; k < kItems; ++k) {
-        if (chunk * kItems + k < width) to[k] = pack.at[k];
-      }
+#pragma unroll 1
+      for (int k = 0; k < kItems && chunk * kItems + k < width; ++k) to[k] = reinterpret_cast<const T*>(from)[k];
     }
   }
 }
@@ -267,6 +265,48 @@ __device__ __forceinline__ uint32_t element_bits(int row, int column, Rule&& rul
     for (int i = 0; i < 4; ++i) {
       const int first = r + i / 2 * 8, second = c + n * 8 + i % 2;
       if (kKeysAreRows ? rule(second, first) : rule(first, second)) bits |= 1u << (4 * n + i);
+    }
+  }
+  return bits;
+}
+
+__device__ __forceinline__ uint32_t word_at(const uint32_t (&words)[4], int i) {
+  const uint32_t low = i & 1 ? words[1] : words[0], high = i & 1 ? words[3] : words[2];
+  return i & 2 ? high : low;
+}
+
+// The bits of what dropout keeps. Where rows of scores are made of whole Philox blocks, a lane computes one block of four keys
+// for the elements of each 16 x 8 product, and neighbours exchange its words.
+template <int kN, bool kKeysAreRows>
+__device__ __forceinline__ uint32_t kept_bits(const AttentionProblem& p, int head_index, int row, int column) {
+  if (p.keys % 4) {
+    return element_bits<kN, kKeysAreRows>(row, column, [&](int query, int key) { return attention_keeps(p, head_index, query, key); });
+  }
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  uint32_t bits = 0;
+#pragma unroll 1
+  for (int n = 0; n < kN / 8; ++n) {
+    // Rows are queries: lanes t and t ^ 1 have the same four keys; the even one computes row g, the odd one row g + 8.
+    // Rows are keys: four lanes have keys of one block; each computes it for one of a thread's four (key + 0 or 8, query).
+    const int mine = kKeysAreRows ? g % 4 : t % 2 * 2;
+    const int query = kKeysAreRows ? column + n * 8 + 2 * t + mine % 2 : row + g + mine / 2 * 8;
+    const int key = kKeysAreRows ? row + g / 4 * 4 + mine / 2 * 8 : column + n * 8 + t / 2 * 4;
+    uint32_t words[4];
+    philox(p.key, static_cast<uint64_t>(((int64_t{head_index} * p.queries + query) * p.keys + key) / 4), words);
+    auto note = [&](uint32_t word, int i) {
+      if (philox_uniform(word) >= p.dropout) bits |= 1u << (4 * n + i);
+    };
+    if (kKeysAreRows) {
+      note(word_at(words, mine), mine);
+#pragma unroll
+      for (int step = 1; step < 4; ++step) note(__shfl_xor_sync(kFullWarp, word_at(words, mine ^ step), 4 * step), mine ^ step);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const uint32_t other = __shfl_xor_sync(kFullWarp, mine ? words[i] : words[i + 2], 1);
+        note(mine ? words[i + 2] : words[i], mine + i);
+        note(other, (mine ^ 2) + i);
+      }
     }
   }
   return bits;

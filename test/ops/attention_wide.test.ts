@@ -1,7 +1,9 @@
-// Attention with wide heads over several tiles of queries and keys, on every device and in every format, against f64 on the
+// Attention, dense and over blocks, with wide heads over several tiles of queries and keys, on every device and in every format, against f64 on the
 // CPU: what the small samples of attention.test.ts cannot reach.
+import { bigbird, causal, custom, localCausal, longformer, strided } from '../../lib/attention/patterns'
 import { backward } from '../../lib/autograd/backward'
 import { attention, packedAttention, type AttentionOptions } from '../../lib/ops/attention'
+import { blockLayout, blockSparseAttention, type Pattern } from '../../lib/ops/block_sparse_attention'
 import { type DType } from '../../lib/native/dtype'
 import { getDevice, type Device } from '../../lib/tensor/device'
 import { Generator } from '../../lib/tensor/random'
@@ -27,12 +29,12 @@ interface Case {
 const cases: Case[] = [
   { queries: 100, width: 32, attrs: { heads: 2, causal: true } },
   { queries: 70, keys: 150, width: 64, attrs: { heads: 2, kvHeads: 1 } },
-  { batch: 2, queries: 130, width: 64, packed: true, attrs: { heads: 2, causal: true, dropout: 0.2 } },
+  { batch: 2, queries: 132, width: 64, packed: true, attrs: { heads: 2, causal: true, dropout: 0.2 } },
   { queries: 150, width: 64, attrs: { heads: 1, causal: true, window: 40 } },
   { queries: 90, width: 48, attrs: { heads: 1, window: 20, dropout: 0.1 } },
   { queries: 70, width: 128, segments: true, alibi: true, attrs: { heads: 2, kvHeads: 1, causal: true } },
   { queries: 33, keys: 97, width: 96, mask: true, attrs: { heads: 1, kvLength: 81, causal: true } },
-  { queries: 66, width: 256, packed: true, attrs: { heads: 1, causal: true, dropout: 0.3 } },
+  { queries: 68, width: 256, packed: true, attrs: { heads: 1, causal: true, dropout: 0.3 } },
   { queries: 20, keys: 35, width: 200, mask: true, attrs: { heads: 1 } },
   { queries: 40, width: 37, packed: true, attrs: { heads: 2, kvHeads: 1, causal: true } },
   { queries: 5, width: 300, attrs: { heads: 1, causal: true } },
@@ -88,5 +90,41 @@ describe('attention with wide heads', () => {
         expect(again).toEqual(found)
       }
     }, 240_000) // a simulated device is slow
+  }
+})
+
+// Blocks narrower and wider than the tiles of a device's kernels, patterns of one head and of several, grouped queries.
+const layouts: { tokens: number; keys?: number; width: number; block: number; heads: number; kvHeads?: number; pattern: Pattern }[] = [
+  { tokens: 140, width: 64, block: 16, heads: 2, kvHeads: 1, pattern: causal(bigbird({ block: 16, random: 1, heads: 2 })) },
+  { tokens: 150, width: 32, block: 32, heads: 1, pattern: longformer(12, [1], [3]) },
+  { tokens: 100, keys: 170, width: 64, block: 64, heads: 2, pattern: localCausal(40) },
+  { tokens: 200, width: 128, block: 128, heads: 2, kvHeads: 1, pattern: strided(24, 2) },
+  { tokens: 96, width: 40, block: 32, heads: 1, pattern: custom([[[true, false, false], [false, false, false], [true, false, true]]], 32) },
+]
+
+describe('block-sparse attention with wide heads', () => {
+  for (const device of testDevices()) {
+    test.each(['f32', 'bf16', 'f64'] as const)(`${device.name} %s`, async (dtype) => {
+      for (const [i, { tokens, keys = tokens, width, block, heads, kvHeads = heads, pattern }] of layouts.entries()) {
+        const kv = [1, keys, kvHeads, width]
+        const given = prepare(`wide sparse attention/${i}`, [[1, tokens, heads, width], kv, kv, [1, tokens, heads, width]], dtype)
+        const compute = async (on: Device, format: DType) => {
+          const [q, k, v, seed] = given.map((x, n) => toDevice(x!, on, format, n < 3))
+          const layout = blockLayout(pattern, { queries: tokens, keys, block })
+          const out = scope(() => {
+            const y = blockSparseAttention(q, k, v, layout, { heads, kvHeads })
+            backward(y, seed)
+            return y
+          })
+          const found = await Promise.all([out, q.grad!, k.grad!, v.grad!].map((x) => x.toFloat64()))
+          for (const x of [out, q.grad!, k.grad!, v.grad!, q, k, v, seed]) x.dispose()
+          layout.dispose()
+          return found
+        }
+        const wanted = await compute(getDevice('cpu'), 'f64')
+        const found = await compute(device, dtype)
+        found.forEach((values, n) => expectNear(`${dtype} layout ${i} ${n ? `gradient ${n - 1}` : 'result'}`, values, wanted[n], allowed[dtype]!))
+      }
+    }, 240_000)
   }
 })
