@@ -6,6 +6,6 @@ export default defineCard({
   budget: 'steps',
   improves: 'peakBytes',
   baseline: adamw,
-  technique: { label: 'bf16', options: { precision: 'bf16' }, lr: 4e-3 },
+  technique: { label: 'bf16', options: { precision: 'bf16' }, lr: 8e-3 },
   when: 'Whenever activations fill the memory; for speed on processors with bf16 instructions and layers wider than this card’s.',
 })

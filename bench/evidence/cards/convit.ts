@@ -5,7 +5,7 @@ export default defineCard({
   about: [{ kind: 'initializer', name: 'convit' }],
   claim: 'Gated positional attention that starts by looking at the last tokens learns faster from little data (d\'Ascoli et al., arXiv 2103.10697).',
   budget: 'flops',
-  baseline: { ...adamw, label: 'AdamW, GPT-2 init' },
-  technique: { label: 'GPSA in every layer', options: { init: 'convit' }, lr: 4e-3 },
+  baseline: { ...adamw, label: 'AdamW, Xavier' },
+  technique: { label: 'GPSA in every layer', options: { init: 'convit' }, lr: 8e-3 },
   when: 'For short runs and little data; it stores the scores of attention, so not for long contexts.',
 })

@@ -5,6 +5,6 @@ export default defineCard({
   claim: 'Turning queries and keys by their position encodes relative distance without parameters (Su et al., arXiv 2104.09864).',
   budget: 'flops',
   baseline: { ...adamw, label: 'AdamW, learned positions', options: { positions: 'learned' } },
-  technique: { label: 'rotary', options: { positions: 'rotary' }, lr: 4e-3 },
+  technique: { label: 'rotary', options: { positions: 'rotary' }, lr: 8e-3 },
   when: 'In new models, most of all for short runs: nothing has to be learned before attention can look at the previous token.',
 })

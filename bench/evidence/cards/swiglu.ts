@@ -5,6 +5,6 @@ export default defineCard({
   claim: 'A gated feed-forward part is better at the same parameters and FLOPs (Shazeer, arXiv 2002.05202).',
   budget: 'flops',
   baseline: adamw,
-  technique: { label: 'SwiGLU', options: { activation: 'swiglu' }, lr: 4e-3 },
+  technique: { label: 'SwiGLU', options: { activation: 'swiglu' }, lr: 8e-3 },
   when: 'In new models, with a hidden size of two thirds to keep the parameters.',
 })

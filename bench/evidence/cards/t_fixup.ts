@@ -5,7 +5,7 @@ export default defineCard({
   about: [{ kind: 'initializer', name: 't_fixup' }],
   claim: 'With the right scale of the first weights transformers train without normalisation and warm-up (Huang et al., ICML 2020).',
   budget: 'flops',
-  baseline: { ...adamw, label: 'AdamW, GPT-2 init' },
-  technique: { label: 'T-Fixup', options: { init: 't_fixup' }, lr: 4e-3 },
+  baseline: { ...adamw, label: 'AdamW, Xavier' },
+  technique: { label: 'T-Fixup', options: { init: 't_fixup' }, lr: 8e-3 },
   when: 'Where normalisation is what costs time, in stacks deep enough for its scale to matter.',
 })
