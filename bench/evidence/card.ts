@@ -26,10 +26,14 @@ export interface Card {
    * steps and tokens.
    */
   budget: 'flops' | 'steps'
+  /** Where the FLOPs of a run are counted beforehand; default 'meta', which computes nothing. */
+  forecastOn?: 'meta' | 'cpu'
   /** What should improve: the loss, or a cost at a loss that is not worse. Default 'loss'. */
   improves?: 'loss' | 'peakBytes' | 'flops' | 'seconds'
   /** Of both arms, over the common ones. */
   options?: Options
+  /** Both arms start from the weights of one run with these options, over the common ones. */
+  pretrain?: Options
   baseline: Arm
   technique: Arm
   /** In a sentence or two, for a reader who has seen the verdict. */
@@ -59,6 +63,15 @@ export const commonOptions: Options = {
 
 /** The plain run that most techniques are held against. */
 export const adamw: Arm = { label: 'AdamW', options: {}, lr: 8e-3 }
+
+/** Of the cards that tune a trained model: from Moby-Dick to declarations in TypeScript, all weights as the baseline. */
+export const tuning = {
+  budget: 'steps',
+  improves: 'peakBytes',
+  options: { bias: true, text: 'node_modules/typescript/lib/lib.dom.d.ts', steps: 300 },
+  pretrain: { text: 'moby-dick', steps: 1500, lr: 8e-3, seed: 7 },
+  baseline: { label: 'AdamW on every weight', options: {}, lr: 8e-3 },
+} as const satisfies Partial<Card>
 
 export function defineCard(card: Card): Card {
   return card

@@ -1,5 +1,5 @@
-// The frontier as SVG: validation bits per byte against training FLOPs of every arm of every card, and the line of those that
-// no other beats in both.
+// The frontier as SVG: validation bits per byte against training FLOPs of every arm of every card that trains from scratch, and
+// the line of those that no other beats in both.
 import type { ArmSummary, CardRecord } from './record'
 
 const width = 860
@@ -22,7 +22,8 @@ function points(records: readonly CardRecord[]): Point[] {
     const key = `${arm.flops} ${arm.bitsPerByte.mean}`
     if (!byKey.has(key)) byKey.set(key, { label, flops: arm.flops, bits: arm.bitsPerByte.mean, baseline })
   }
-  for (const { baseline, technique, title } of records) {
+  for (const { baseline, technique, title, pretrainFlags } of records) {
+    if (pretrainFlags) continue // another text, and FLOPs that were spent before
     add(baseline, baseline.label, true)
     add(technique, title, false)
   }

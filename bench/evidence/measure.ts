@@ -1,4 +1,4 @@
-// Runs the two arms of a card. Steps come from a forecast on the meta device, so that both spend the same FLOPs; the learning
+// Runs the two arms of a card. Steps come from a forecast of the FLOPs, so that both spend the same FLOPs; the learning
 // rate is searched with a seed of its own; then every seed trains both arms, with the same data order and first weights.
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -9,6 +9,7 @@ import { loadTextDataset } from '../../lib/data/tokens'
 import { bitsPerByte } from '../../lib/train/metrics'
 import { median } from '../../lib/train/format'
 import { getDevice } from '../../lib/tensor/device'
+import type { Checkpoint } from '../../lib/train/trainer'
 import { commonOptions, type Arm, type Card, type Options } from './card'
 
 export interface RunResult {
@@ -41,9 +42,16 @@ export interface Measured {
 const searchSeed = 4242
 const cacheFolder = path.join('build', 'evidence')
 
+/** A run's options, and those of the run whose weights it starts from. */
+interface Plan {
+  options: Options
+  pretrain?: Options
+}
+
 /** Runs are kept by what decides them: the options, and the library itself. */
-function cacheFile(options: Options): string {
-  return path.join(cacheFolder, createHash('sha256').update(`${library()} ${JSON.stringify(options)}`).digest('hex').slice(0, 32) + '.json')
+function cacheFile({ options, pretrain }: Plan): string {
+  const plan = JSON.stringify(pretrain ? [pretrain, options] : options)
+  return path.join(cacheFolder, createHash('sha256').update(`${library()} ${plan}`).digest('hex').slice(0, 32) + '.json')
 }
 
 let libraryHash: string | undefined
@@ -57,28 +65,53 @@ function library(): string {
 }
 
 /** Trains once; a diverged run has infinite bits per byte. */
-async function train(options: Options, progress: (text: string) => void): Promise<RunResult> {
-  const file = cacheFile(options)
+async function train(plan: Plan, progress: (text: string) => void): Promise<RunResult> {
+  const file = cacheFile(plan)
   if (existsSync(file)) {
     const kept = JSON.parse(readFileSync(file, 'utf8')) as RunResult & { bitsPerByte: number | null }
     return { ...kept, bitsPerByte: kept.bitsPerByte ?? Infinity }
   }
-  const result = await trainOnce(options)
+  const result = await trainOnce(plan)
   mkdirSync(cacheFolder, { recursive: true })
   writeFileSync(file, JSON.stringify(result))
-  progress(`${describe(options)}: ${result.bitsPerByte.toFixed(4)} bits per byte, ${result.cpuSeconds.toFixed(1)} s`)
+  progress(`${describe(plan.options)}: ${result.bitsPerByte.toFixed(4)} bits per byte, ${result.cpuSeconds.toFixed(1)} s`)
   return result
 }
 
 const describe = ({ optimizer = 'adamw', technique = [], lr, steps, seed }: Options) =>
   `${[optimizer, ...technique].join(' + ')}, lr ${lr}, ${steps} steps, seed ${seed}`
 
-async function trainOnce(options: Options): Promise<RunResult> {
+const pretrained = new Map<string, Promise<Checkpoint['tensors']>>()
+
+/** The model tensors at the end of a run; trained once a process. */
+function weightsOf(options: Options): Promise<Checkpoint['tensors']> {
+  const key = JSON.stringify(options)
+  const made = pretrained.get(key) ?? (async () => {
+    const { values: config } = resolveTrainConfig({ flags: { ...options, evalEvery: options.steps, evalTokens: 64 } })
+    const run = await startTraining(config, await loadTextDataset(config))
+    for await (const _ of run.trainer.train());
+    const { tensors } = await run.trainer.state()
+    await run.dispose?.()
+    return Object.fromEntries(Object.entries(tensors).filter(([name]) => name.startsWith('model.')))
+  })()
+  pretrained.set(key, made)
+  return made
+}
+
+async function trainOnce({ options, pretrain }: Plan): Promise<RunResult> {
   const { values: config } = resolveTrainConfig({ flags: { ...options, evalEvery: options.steps } })
   const data = await loadTextDataset(config)
   const device = getDevice(config.device)
+  const weights = pretrain && (await weightsOf(pretrain))
   const before = (await device.synchronize()).liveBytes
   const run = await startTraining(config, data)
+  if (weights) {
+    // What the technique adds keeps its first values; everything else must be there.
+    const { tensors, state } = await run.trainer.state()
+    const missing = Object.keys(weights).filter((name) => !tensors[name])
+    if (missing.length) throw new Error(`the model has no ${missing.join(', ')} to take from the trained one`)
+    await run.trainer.load({ tensors: { ...tensors, ...weights }, state })
+  }
   const times: number[] = []
   let [flops, peakBytes, tokens, loss] = [0, 0, 0, NaN]
   const begin = process.cpuUsage()
@@ -108,9 +141,9 @@ async function trainOnce(options: Options): Promise<RunResult> {
   return { bitsPerByte: bitsPerByte(loss, validation.targetCount, bytes), flops, cpuSeconds, stepMs: median(times) ?? 0, peakBytes, tokens }
 }
 
-/** FLOPs of the whole run, without computing it. */
-async function forecast(options: Options): Promise<number> {
-  const { values: config } = resolveTrainConfig({ flags: { ...options, device: 'meta', evalEvery: options.steps, evalTokens: 64 } })
+/** FLOPs of the whole run; on meta without computing it. */
+async function forecast(options: Options, device: 'meta' | 'cpu' = 'meta'): Promise<number> {
+  const { values: config } = resolveTrainConfig({ flags: { ...options, device, evalEvery: options.steps, evalTokens: 64 } })
   const run = await startTraining(config, await loadTextDataset(config))
   let flops = 0
   for await (const metrics of run.trainer.train()) flops += metrics.flops
@@ -119,10 +152,10 @@ async function forecast(options: Options): Promise<number> {
 }
 
 /** The number of steps whose FLOPs come nearest to `budget`; a run's FLOPs need not grow evenly with its steps. */
-async function stepsFor(budget: number, options: Options): Promise<number> {
+async function stepsFor(budget: number, options: Options, device?: 'meta' | 'cpu'): Promise<number> {
   let steps = options.steps!
-  for (let round = 0; round < 4; ++round) {
-    const flops = await forecast({ ...options, steps })
+  for (let round = 0; round < 6; ++round) {
+    const flops = await forecast({ ...options, steps }, device)
     const next = Math.max(20, Math.round((steps * budget) / flops))
     if (next === steps) break
     steps = next
@@ -131,10 +164,10 @@ async function stepsFor(budget: number, options: Options): Promise<number> {
 }
 
 /** Best of the rates lr 2^k: from `start` downhill on both sides. */
-async function searchRate(options: Options, start: number, progress: (text: string) => void) {
+async function searchRate({ options, pretrain }: Plan, start: number, progress: (text: string) => void) {
   const tried = new Map<number, number>()
   const lossAt = async (k: number) => {
-    if (!tried.has(k)) tried.set(k, (await train({ ...options, lr: start * 2 ** k, seed: searchSeed }, progress)).bitsPerByte)
+    if (!tried.has(k)) tried.set(k, (await train({ options: { ...options, lr: start * 2 ** k, seed: searchSeed }, pretrain }, progress)).bitsPerByte)
     return tried.get(k)!
   }
   let best = 0
@@ -145,10 +178,10 @@ async function searchRate(options: Options, start: number, progress: (text: stri
   return { lr: start * 2 ** best, search }
 }
 
-async function measureArm(arm: Arm, options: Options, seeds: readonly number[], progress: (text: string) => void): Promise<ArmResult> {
-  const { lr, search } = await searchRate(options, arm.lr, progress)
+async function measureArm(arm: Arm, { options, pretrain }: Plan, seeds: readonly number[], progress: (text: string) => void): Promise<ArmResult> {
+  const { lr, search } = await searchRate({ options, pretrain }, arm.lr, progress)
   const runs = []
-  for (const seed of seeds) runs.push(await train({ ...options, lr, seed }, progress))
+  for (const seed of seeds) runs.push(await train({ options: { ...options, lr, seed }, pretrain }, progress))
   return { label: arm.label, options: arm.options, steps: options.steps!, lr, search, runs }
 }
 
@@ -156,8 +189,9 @@ export async function measure(card: Card, seeds: number[], progress: (text: stri
   const shared = { ...commonOptions, ...card.options }
   const base = { ...shared, ...card.baseline.options }
   const other = { ...shared, ...card.technique.options }
-  if (card.budget === 'flops') other.steps = await stepsFor(await forecast(base), other)
-  const baseline = await measureArm(card.baseline, base, seeds, progress)
-  const technique = await measureArm(card.technique, other, seeds, progress)
+  if (card.budget === 'flops') other.steps = await stepsFor(await forecast(base), { ...other, lr: card.technique.lr }, card.forecastOn)
+  const pretrain = card.pretrain && { ...shared, ...card.pretrain }
+  const baseline = await measureArm(card.baseline, { options: base, pretrain }, seeds, progress)
+  const technique = await measureArm(card.technique, { options: other, pretrain }, seeds, progress)
   return { seeds, baseline, technique }
 }

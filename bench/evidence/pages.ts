@@ -64,6 +64,7 @@ export function page(record: CardRecord): string {
     commonFlags,
     '```',
     '',
+    ...(record.pretrainFlags ? [`Both arms start from one model, trained with \`${record.pretrainFlags}\`.`, ''] : []),
     'Each arm has the best learning rate of a search by factors of 2, with a seed of its own (bits per byte):',
     '',
     `- ${searchText(baseline)}`,

@@ -35,6 +35,8 @@ export interface CardRecord {
   when: string
   seeds: number[]
   commonFlags: string
+  /** Of the run whose weights both arms start from, over the common ones. */
+  pretrainFlags?: string
   baseline: ArmSummary
   technique: ArmSummary
   /** Technique minus baseline in bits per byte, seed by seed; null where a run diverged. */
@@ -96,7 +98,7 @@ export function recordOf(name: string, card: Card, common: object, { seeds, base
   }
   return {
     name, title: card.title, about: card.about ?? [], claim: card.claim, budget: card.budget, improves, when: card.when, seeds,
-    commonFlags: flagsOf(common as Record<string, unknown>), baseline: a, technique: b, difference, ratio, margin, verdict,
+    commonFlags: flagsOf(common as Record<string, unknown>), ...(card.pretrain && { pretrainFlags: flagsOf(card.pretrain) }), baseline: a, technique: b, difference, ratio, margin, verdict,
   }
 }
 
