@@ -3,7 +3,7 @@
 // their share of what this machine was measured to do. Writes bench/results/ops.json.
 //
 //   node scripts/run_ts.mjs bench/ops/run.ts [part of a case's name] [--dtype bf16] [--threads 1]
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { addon } from '../../lib/native/binding'
 import { isFloating, type DType } from '../../lib/native/dtype'
 import { backward } from '../../lib/autograd/backward'
@@ -27,7 +27,9 @@ const device = getDevice(option('--device') ?? 'cpu')
 device.timeOperators(true)
 const [part = ''] = options
 
-const files = readdirSync('test/ops').filter((file) => file.endsWith('.test.ts') && !file.startsWith('coverage'))
+const files = readdirSync('test/ops').filter(
+  (file) => !file.startsWith('coverage') && /\bopCase\b/.test(readFileSync(`test/ops/${file}`, 'utf8')),
+)
 const cases = await collectCases(async () => {
   for (const file of files) await import(`../../test/ops/${file.slice(0, -'.test.ts'.length)}.test.ts`)
 })

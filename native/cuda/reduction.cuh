@@ -21,7 +21,7 @@ namespace lf::cuda {
 template <class T>
 constexpr int kReductionItems = Pack<T>::n < 8 ? Pack<T>::n : 8;
 constexpr int64_t kReductionTasks = 264;   // blocks that fill a large device twice
-constexpr int64_t kChunkPacks = 2048;      // at least so many loads for a block
+constexpr int64_t kChunkLoads = 4096;      // at least so many for a block
 
 struct Runs {
   int count = 0;
@@ -105,9 +105,10 @@ inline Reduction plan_reduction(const KernelArgs* args, int items) {
     loads = plan.total * plan.width;
   }
   plan.chunks = blocks > 0 && blocks < kReductionTasks ? (kReductionTasks + blocks - 1) / blocks : 1;
-  if (plan.chunks > loads / kChunkPacks) plan.chunks = loads / kChunkPacks;
+  if (plan.chunks > loads / kChunkLoads) plan.chunks = loads / kChunkLoads;
   if (plan.chunks < 1) plan.chunks = 1;
-  plan.chunk = ((plan.total + plan.chunks - 1) / plan.chunks + 255) / 256 * 256;
+  const int64_t whole = plan.rows ? 256 : 32;  // chunks begin at whole packs, and where threads have equal shares
+  plan.chunk = ((plan.total + plan.chunks - 1) / plan.chunks + whole - 1) / whole * whole;
   if (plan.total > 0) plan.chunks = (plan.total + plan.chunk - 1) / plan.chunk;
   plan.by_chunks = Divisor(plan.chunks);
   plan.by_blocks = Divisor((units + plan.width - 1) / plan.width);
@@ -193,6 +194,23 @@ __global__ void __launch_bounds__(256)
   else out[result] = r.template finish<Out>(partial);
 }
 
+// Joins the partial results of the threads (x, 0), (x, 1), ... of a block into that of (x, 0).
+template <class R>
+__device__ __forceinline__ void meet(const R& r, typename R::Partial& partial, typename R::Partial* meeting, int tx) {
+  const int ty = 256 / tx, y = threadIdx.x / tx;
+  __syncthreads();
+  meeting[threadIdx.x] = partial;
+  __syncthreads();
+#pragma unroll 1
+  for (int half = ty / 2; half > 0; half /= 2) {
+    if (y < half) {
+      r.join(partial, meeting[threadIdx.x + half * tx]);
+      meeting[threadIdx.x] = partial;
+    }
+    __syncthreads();
+  }
+}
+
 constexpr int kRowsAtOnce = 4;
 
 // items: kReductionItems, or 1 where rows start anywhere.
@@ -235,38 +253,34 @@ __global__ void __launch_bounds__(256)
     }
   }
 #pragma unroll
-  for (int k = 0; k < items; ++k) {
-    meeting[threadIdx.x] = partial[k];
-    __syncthreads();
-#pragma unroll 1
-    for (int half = ty / 2; half > 0; half /= 2) {
-      if (y < half) {
-        r.join(partial[k], meeting[threadIdx.x + half * tx]);
-        meeting[threadIdx.x] = partial[k];
-      }
-      __syncthreads();
-    }
-    if (y == 0 && inside) {
-      const int64_t at = outer * plan.columns + column + k;
-      if (plan.chunks > 1) stored[chunk * plan.results + at] = partial[k];
-      else out[at] = r.template finish<Out>(partial[k]);
-    }
-    __syncthreads();
+  for (int k = 0; k < items; ++k) meet(r, partial[k], meeting, tx);
+  // Through shared memory once more, so that neighbours are written by neighbours.
+  if (y == 0) {
+#pragma unroll
+    for (int k = 0; k < items; ++k) meeting[lane * items + k] = partial[k];
   }
+  __syncthreads();
+  const int64_t mine = block * tx * items + threadIdx.x;
+  if (static_cast<int>(threadIdx.x) >= tx * items || mine >= plan.columns) return;
+  const int64_t at = outer * plan.columns + mine;
+  if (plan.chunks > 1) stored[chunk * plan.results + at] = meeting[threadIdx.x];
+  else out[at] = r.template finish<Out>(meeting[threadIdx.x]);
 }
 
-// A group of `width` lanes owns a result.
+// Partial results of chunks, [chunks, results]: a block owns tx results, thread (x, y) reads chunks y, y + ty, ...
 template <class R, class Out>
 __global__ void __launch_bounds__(256)
-    finish_kernel(R r, const typename R::Partial* stored, int64_t results, int64_t chunks, int width, Out* out) {
-  const int lane = threadIdx.x & (width - 1);
-  const int64_t result = (blockIdx.x * int64_t{256} + threadIdx.x) / width;
+    finish_kernel(R r, const typename R::Partial* stored, int64_t results, int64_t chunks, int tx, Out* out) {
+  __shared__ typename R::Partial meeting[256];
+  const int ty = 256 / tx, y = threadIdx.x / tx;
+  const int64_t result = blockIdx.x * int64_t{tx} + (threadIdx.x & (tx - 1));
   typename R::Partial partial = r.initial();
   if (result < results) {
-    for (int64_t chunk = lane; chunk < chunks; chunk += width) r.join(partial, stored[chunk * results + result]);
+#pragma unroll 4
+    for (int64_t chunk = y; chunk < chunks; chunk += ty) r.join(partial, stored[chunk * results + result]);
   }
-  join_group(r, partial, width);
-  if (lane == 0 && result < results) out[result] = r.template finish<Out>(partial);
+  meet(r, partial, meeting, tx);
+  if (y == 0 && result < results) out[result] = r.template finish<Out>(partial);
 }
 
 template <class T, class Out, class R>
@@ -289,9 +303,10 @@ int32_t reduce(const KernelArgs* args, R r) {
   }
   if (const int32_t code = launched(args)) return code;
   if (plan.chunks == 1) return kOk;
-  const int width = plan.results < 4096 ? 32 : 1;
-  finish_kernel<R, Out><<<static_cast<unsigned>((plan.results * width + 255) / 256), 256, 0, stream>>>(
-      r, stored, plan.results, plan.chunks, width, out.as<Out>());
+  int tx = 1;
+  while (tx < 32 && tx < plan.results) tx *= 2;
+  finish_kernel<R, Out><<<static_cast<unsigned>((plan.results + tx - 1) / tx), 256, 0, stream>>>(r, stored, plan.results, plan.chunks,
+                                                                                              tx, out.as<Out>());
   return launched(args);
 }
 

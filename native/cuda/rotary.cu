@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(256) turn_kernel(const T* x, T* y, const Angle
 
 template <class T, int count>
 int32_t turn(const KernelArgs* args, Heads heads, int64_t rows, int64_t tokens) {
-  constexpr int64_t kThreads = 1 << 18;  // enough for a large device
+  constexpr int64_t kThreads = 1 << 16;  // that have enough in flight for a large device
   const int64_t units = heads.half / count;
   int64_t groups = (kThreads + rows * units - 1) / (rows * units);
   if (groups > heads.heads) groups = heads.heads;

@@ -1,5 +1,6 @@
 // Every native operator is in the `ops` of some case (which checks that it really ran), or in the list below with the test
-// file that covers it; and every device has a kernel for it.
+// file that covers it; and every device has a kernel for it. Where there is no GPU, the files say so: each of native/ops that
+// has kernels has one of the same stem in native/cuda, which registers the same operators.
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { addon } from '../../lib/native/binding'
@@ -34,7 +35,10 @@ const elsewhere: Record<string, string> = {
 
 let cases: readonly OpCase<unknown>[]
 beforeAll(async () => {
-  const files = readdirSync(__dirname).filter((file) => file.endsWith('.test.ts') && file !== path.basename(__filename))
+  // Other files define tests of their own, which they may not while one is running.
+  const files = readdirSync(__dirname).filter(
+    (file) => file !== path.basename(__filename) && /\bopCase\b/.test(readFileSync(path.join(__dirname, file), 'utf8')),
+  )
   cases = await collectCases(async () => {
     for (const file of files) await import(path.join(__dirname, file))
   })
@@ -58,4 +62,27 @@ test.each(testDevices().map((device) => device.name))('%s has a kernel for every
   const device = testDevices().find((candidate) => candidate.name === name)!
   const without = opTable.filter((_, id) => !addon.hasKernel(device.number, id)).map((op) => op.name)
   expect(without).toEqual([])
+})
+
+// Operators whose kernels a file registers by name; those that come from a list of native/api register the same list.
+function registered(file: string, macro: string): string[] {
+  const text = readFileSync(file, 'utf8')
+  const names = [...text.matchAll(new RegExp(`^${macro}\\((\\w+)`, 'gm'))].map((match) => match[1])
+  const lists = [...text.matchAll(/^(LF_[A-Z_]+_(?:OPS|RULES))\(/gm)].map((match) => match[1])
+  return [...new Set([...names, ...lists])].sort()
+}
+
+test('each file of CPU kernels has CUDA kernels for the same operators', () => {
+  const cpu = path.join(root, 'native/ops')
+  const cuda = path.join(root, 'native/cuda')
+  const differing = readdirSync(cpu)
+    .filter((file) => file.endsWith('.cpp'))
+    .map((file) => file.replace('.cpp', ''))
+    .filter((stem) => {
+      const own = path.join(cuda, `${stem}.cu`)
+      const wanted = registered(path.join(cpu, `${stem}.cpp`), 'LF_CPU_KERNEL').join()
+      if (wanted === '') return false // the part of another file for one instruction set
+      return !existsSync(own) || registered(own, 'LF_CUDA_KERNEL').join() !== wanted
+    })
+  expect(differing).toEqual([])
 })
