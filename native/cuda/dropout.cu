@@ -7,7 +7,8 @@ namespace lf::cuda {
 namespace {
 
 template <class T>
-__global__ void dropout_kernel(const T* x, T* y, int64_t n, PhiloxKey key, float p, Acc<T> kept) {
+__global__ void dropout_kernel(const T* x, T* y, int64_t n, Attribute seed, Attribute offset, float p, Acc<T> kept) {
+  const PhiloxKey key = philox_key(static_cast<int64_t>(seed.get()), static_cast<int64_t>(offset.get()));
   constexpr int kBlocks = (Pack<T>::n + 3) / 4;  // a pack of f64 is half a block
   constexpr int kItems = 4 * kBlocks;
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
@@ -38,7 +39,9 @@ __global__ void dropout_kernel(const T* x, T* y, int64_t n, PhiloxKey key, float
 
 // A view may start at any element: then the numbers are moved one by one.
 template <class T>
-__global__ void dropout_unaligned_kernel(const T* x, T* y, int64_t n, PhiloxKey key, float p, Acc<T> kept) {
+__global__ void dropout_unaligned_kernel(const T* x, T* y, int64_t n, Attribute seed, Attribute offset, float p,
+                                         Acc<T> kept) {
+  const PhiloxKey key = philox_key(static_cast<int64_t>(seed.get()), static_cast<int64_t>(offset.get()));
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x) {
     uint32_t words[4];
     philox(key, static_cast<uint64_t>(i / 4), words);
@@ -55,13 +58,13 @@ int32_t dropout(const KernelArgs* args) {
     using T = typename decltype(tag)::Type;
     const auto p = static_cast<float>(args->number(0));
     const auto kept = static_cast<Acc<T>>(1.0 / (1.0 - args->number(0)));
-    const PhiloxKey key = philox_key(args->integer(1), args->integer(2));
+    const Attribute seed = attribute(args, 1), offset = attribute(args, 2);
     const auto stream = stream_of(args).stream;
     if (aligned16(x.data) && aligned16(y.data)) {
       constexpr int kItems = Pack<T>::n < 4 ? 4 : Pack<T>::n;
-      dropout_kernel<<<blocks_for(args, x.numel, 256 * kItems), 256, 0, stream>>>(x.as<const T>(), y.as<T>(), x.numel, key, p, kept);
+      dropout_kernel<<<blocks_for(args, x.numel, 256 * kItems), 256, 0, stream>>>(x.as<const T>(), y.as<T>(), x.numel, seed, offset, p, kept);
     } else {
-      dropout_unaligned_kernel<<<blocks_for(args, x.numel, 256), 256, 0, stream>>>(x.as<const T>(), y.as<T>(), x.numel, key, p, kept);
+      dropout_unaligned_kernel<<<blocks_for(args, x.numel, 256), 256, 0, stream>>>(x.as<const T>(), y.as<T>(), x.numel, seed, offset, p, kept);
     }
     return launched(args);
   });
@@ -70,5 +73,7 @@ int32_t dropout(const KernelArgs* args) {
 }  // namespace
 
 LF_CUDA_KERNEL(dropout, dropout)
+LF_CUDA_FROM_BLOCK(dropout, 1)
+LF_CUDA_FROM_BLOCK(dropout, 2)
 
 }  // namespace lf::cuda

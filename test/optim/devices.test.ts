@@ -55,7 +55,8 @@ for (const device of testDevices()) {
       got.forEach((values, i) => {
         // Copies may round the other way: one unit of bf16 where the masters differ in their last bit.
         const copy = dtype === 'f32' && i >= sizes.length * (1 + statesOf(op, attrs)) && i < got.length - 8
-        const allowed = dtype === 'f64' ? 1e-13 : copy ? 8e-3 : 1e-6
+        // Some units of f32: the clip factor comes from a sum in another order. 1.3e-6 on an H100, less on the simulator.
+        const allowed = dtype === 'f64' ? 1e-13 : copy ? 8e-3 : 2e-6
         values.forEach((value, k) => {
           const expected = wanted[i][k]
           if (Object.is(value, expected)) return
