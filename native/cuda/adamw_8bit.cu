@@ -2,7 +2,7 @@
 // goes over them twice: the first time it updates parameters and finds the largest new moments, the second time it makes
 // the moments again from what is still in the cache and writes their codes, found in a code book in shared memory. One
 // launch for up to 64 parameters, whose addresses go along with the launch. Bound by the searches, 8 steps a code, then by
-// bytes; 256 threads a block, full occupancy up to 32 registers.
+// bytes; 256 threads a block, 4 to 8 of them a multiprocessor.
 #include "api/dynamic_map.h"
 #include "cuda/kernel.cuh"
 

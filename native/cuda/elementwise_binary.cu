@@ -1,5 +1,5 @@
 // z = f(x, y) with broadcasting: arithmetic, comparisons (bool results) and logic of api/elementwise.h, and logical_not.
-// Pointwise kernels (pointwise.cuh): bound by bytes, 256 threads a block, full occupancy up to 32 registers a thread.
+// Pointwise kernels (pointwise.cuh): bound by bytes, 256 threads a block, full occupancy.
 #include "api/elementwise.h"
 #include "cuda/elementwise_math.cuh"
 #include "cuda/pointwise.cuh"

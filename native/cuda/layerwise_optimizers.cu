@@ -1,6 +1,7 @@
 // lamb, lars (native/ops/layerwise_optimizers.cpp), three launches for a group: blocks leave the sums of squares of their chunk in
 // f64 (lamb also its new moments); a block for each tensor adds them in order and finds the tensor's rate; blocks change their
-// chunk (optimizer_group.cuh). Bound by bytes: two passes over memory. 256 threads a block, occupancy at least one half.
+// chunk (optimizer_group.cuh). Bound by bytes: two passes over memory. 256 threads a block, 3 to 8 of them a
+// multiprocessor.
 #include "cuda/optimizer_group.cuh"
 
 namespace lf::cuda {

@@ -1,6 +1,6 @@
 // The optimisers that are one elementwise rule of api/optimizer_rules.h: one launch for a group, which reads and writes every
 // number once (optimizer_group.cuh). One thread of each block makes the rule's constants from the attributes, in f64.
-// Bound by bytes; 256 threads a block, full occupancy up to 32 registers.
+// Bound by bytes; 256 threads a block, 3 to 8 of them a multiprocessor.
 #include "cuda/optimizer_group.cuh"
 
 namespace lf {

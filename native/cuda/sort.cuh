@@ -1,7 +1,7 @@
 // Stable sorting of many lines at once. An entry is a key and its place in the line, so no two are equal and any correct
 // order is the stable one. Lines are cut into tiles of up to 1024 entries.
 //   tile_sort_kernel  a block of 512 threads sorts 1024 entries in shared memory by a bitonic network: one tile, or several
-//                     short lines side by side; a thread owns a comparison. Bound by shared memory; 4 blocks a multiprocessor.
+//                     short lines side by side; a thread owns a comparison. Bound by shared memory; 3 blocks a multiprocessor.
 //   merge_kernel      pairs of sorted runs become one: a thread owns an entry, whose rank is its place in its own run plus that
 //                     of a binary search in the other. Bound by L2; full occupancy.
 // Where only the first `keep` of a line are wanted, runs are never longer than that.

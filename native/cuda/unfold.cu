@@ -1,6 +1,6 @@
 // unfold (im2col) and fold (col2im), see native/ops/unfold.cpp. unfold: a thread owns one number of the columns, neighbours in a
 // row of places. fold: a thread owns one pixel and adds up, tap by tap in order and in f32 (f64), the columns that reach it.
-// Both bound by bytes; 256 threads a block, full occupancy.
+// Both bound by bytes; 256 threads a block, 6 to 8 of them a multiprocessor.
 #include "cuda/kernel.cuh"
 
 namespace lf::cuda {
