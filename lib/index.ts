@@ -79,6 +79,9 @@ export { SGD } from './optim/sgd'
 export { Nesterov } from './optim/nesterov'
 export * from './optim/schedule'
 
+export { favorKernel, randomDirections, softmaxFeatures } from './attention/favor'
+export { blockSparseKernel, softmaxKernel, windowKernel, type AttentionKernel } from './attention/kernels'
+export { featureAttention } from './attention/prefix'
 export * as patterns from './attention/patterns'
 
 export { addAdapters } from './techniques/adapters'
@@ -97,7 +100,7 @@ export { bertConfig, bertForeignConfig, bertFromForeign, bertToForeign } from '.
 export { ViT, vitConfig, type ViTConfig } from './models/vit'
 export { EncoderDecoder, bartConfig, type EncoderDecoderConfig } from './models/encoder_decoder'
 export { generate, type GenerateOptions } from './models/generate'
-export { growDepth, growWidth, widenState, type DepthGrowth } from './models/grow'
+export { growDepth, growWidth, widenState, type DepthGrowth } from './techniques/grow'
 export { keepLayers, layersKept } from './techniques/layer_drop'
 export { freezeLayers } from './techniques/freeze_layers'
 export { cutBatch, warmupLength } from './techniques/sequence_warmup'

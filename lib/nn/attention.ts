@@ -2,6 +2,7 @@
 // added inside the last one. Grouped queries, sliding window, rotary and ALiBi positions, packed samples, key-value cache.
 import { LeanformerError } from '../native/errors'
 import type { Initializer } from '../init/initializer'
+import type { AttentionKernel } from '../attention/kernels'
 import { attention, packedAttention, type AttentionOptions as AttentionKernelOptions } from '../ops/attention'
 import { split } from '../ops/concat'
 import { rotary } from '../ops/rotary'
@@ -31,12 +32,6 @@ export interface AttentionOptions extends ModuleOptions {
   scale?: number
   outInit?: Initializer
 }
-
-/**
- * Another way to attend, in place of softmax attention: q [batch, queries, heads, width], k and v [batch, keys, kvHeads,
- * width] -> like q. The last query stands at the last key.
- */
-export type AttentionKernel = (q: Tensor, k: Tensor, v: Tensor, options: AttentionKernelOptions) => Tensor
 
 /** What varies from call to call. */
 export interface AttentionInputs {

@@ -1,5 +1,6 @@
 // The layers of a model that techniques of depth act on.
 import { LeanformerError } from '../native/errors'
+import { Attention } from '../nn/attention'
 import type { Module } from '../nn/module'
 import type { DepthRule } from '../nn/residual'
 import { TransformerBlock } from '../nn/transformer_block'
@@ -19,4 +20,11 @@ export function setDepthRules(
 ): void {
   const layers = layersOf(model, technique)
   for (const [i, block] of layers.entries()) block.depth = rule(i + 1, layers.length)
+}
+
+/** All self-attention layers of a model, in order. @throws ERR_OPTION naming the technique when there are none */
+export function attentionLayers(model: Module<never, unknown>, technique: string): Attention[] {
+  const found = [...model.namedModules()].flatMap(([, module]) => ((module as unknown) instanceof Attention ? [module as unknown as Attention] : []))
+  if (found.length) return found
+  throw new LeanformerError('ERR_OPTION', `${technique}: the model has no self-attention`)
 }

@@ -3,7 +3,7 @@
 // optimiser are copied with the weights, learning rate and data go on. Source: Gong et al., ICML 2019, PMLR 97:2337.
 import { LeanformerError } from '../native/errors'
 import { GPT } from '../models/gpt'
-import { growDepth, type DepthGrowth } from '../models/grow'
+import { growDepth, type DepthGrowth } from './grow'
 import type { Module } from '../nn/module'
 import { keepLayers } from './layer_drop'
 import { defineTechnique, type TrainingRun } from './technique'

@@ -94,9 +94,8 @@ export function markovTrainer(
   })
 }
 
-/** Losses by step. */
-export async function train(trainer: Trainer): Promise<number[]> {
-  const losses: number[] = []
+/** Losses by step; in `losses` they are there even if training fails. */
+export async function train(trainer: Trainer, losses: number[] = []): Promise<number[]> {
   for await (const { loss } of trainer.train()) losses.push(loss)
   return losses
 }

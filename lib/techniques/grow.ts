@@ -14,7 +14,7 @@ import { randn } from '../ops/random'
 import type { Optimizer } from '../optim/optimizer'
 import { keep, scope } from '../tensor/scope'
 import type { Tensor } from '../tensor/tensor'
-import { GPT } from './gpt'
+import { GPT } from '../models/gpt'
 
 export type DepthGrowth = 'stack' | 'identity'
 

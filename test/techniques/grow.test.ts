@@ -1,7 +1,7 @@
 // Growth: identity layers change nothing at all, doubled width changes nothing but rounding, gradients and moments follow.
 import { backward } from '../../lib/autograd/backward'
 import { GPT, type GPTConfig } from '../../lib/models/gpt'
-import { growDepth, growWidth, widenState } from '../../lib/models/grow'
+import { growDepth, growWidth, widenState } from '../../lib/techniques/grow'
 import { AdamW } from '../../lib/optim/adamw'
 import { decayGroups } from '../../lib/optim/optimizer'
 import { seed } from '../../lib/tensor/random'

@@ -1,0 +1,53 @@
+// Performer's attention in every layer, with directions drawn anew every so many steps. They are a function of seed, layer
+// and number of the draw, which is saved; generation and evaluation use the last ones. See lib/attention/favor.ts.
+// Source: Choromanski et al., arXiv 2009.14794.
+import { directionsLike, favorKernel, randomDirections } from '../attention/favor'
+import { attentionLayers } from './layers'
+import { defineTechnique } from './technique'
+
+export const favor = defineTechnique({
+  name: 'favor',
+  title: 'FAVOR+: softmax attention by random features, linear in the length',
+  category: 'attention',
+  source: 'Choromanski et al., arXiv 2009.14794',
+  settings: {
+    features: { default: 256, min: 1, integer: true, help: 'random features a head; d ln d is enough, 266 for 64' },
+    redraw: { default: 1000, min: 0, integer: true, help: 'steps between draws of the directions; 0: never' },
+    eps: { default: 1e-6, min: 0, help: 'added to features where attention is not causal' },
+    seed: { default: 0, min: 0, integer: true, help: 'of the directions' },
+  },
+  excludes: {
+    linear_attention: 'both replace attention',
+    block_sparse: 'both replace attention',
+    sliding_window: 'both replace attention',
+    int8_attention: 'both replace attention',
+  },
+  make: ({ features, redraw, eps, seed }) => {
+    let draw = 0
+    const drawn = new Map<string, Float64Array>()
+    const directionsOf = (layer: number, width: number) => {
+      const key = `${layer}/${width}/${draw}`
+      let values = drawn.get(key)
+      if (!values) {
+        if (drawn.size > 256) drawn.clear()
+        drawn.set(key, (values = randomDirections(features, width, { seed, offset: draw * 65_536 + layer })))
+      }
+      return values
+    }
+    return {
+      adapt(model) {
+        for (const [layer, attention] of attentionLayers(model, 'favor').entries()) {
+          attention.kernel = favorKernel((like) => directionsLike(like, directionsOf(layer, like.shape[3]), features), eps)
+        }
+      },
+      step(next, { step }) {
+        draw = redraw ? Math.floor(step / redraw) : 0
+        next()
+      },
+      state: () => ({ data: { draw } }),
+      restore(_, data) {
+        draw = (data as { draw: number }).draw
+      },
+    }
+  },
+})
