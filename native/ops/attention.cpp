@@ -237,8 +237,10 @@ void forward_head(const Shape& s, const Visibility& sees, const T* q, const T* k
     // Bounds grow with the query, so the first row has the first key and the last row the last.
     const int64_t begin = sees.first_key(q0) / kKeyBlock * kKeyBlock, end = sees.end_key(q0 + rows - 1);
     for (int64_t k0 = begin; k0 < end; k0 += kKeyBlock) {
-      small_product<false>(rows, kKeyBlock, s.width, queries, padded, key_columns + k0 * s.width, kKeyBlock, scores,
-                           kKeyBlock, false);
+      sees.for_row_strips(q0, rows, k0, [&](int64_t r, int64_t count, int64_t seen) {
+        small_product<false>(count, seen, s.width, queries + r * padded, padded, key_columns + k0 * s.width, kKeyBlock,
+                             scores + r * kKeyBlock, kKeyBlock, false);
+      });
       sees.apply(scores, q0, rows, k0);
       for (int64_t r = 0; r < rows; ++r) {
         Acc* row = scores + r * kKeyBlock;
@@ -267,7 +269,10 @@ void forward_head(const Shape& s, const Visibility& sees, const T* q, const T* k
           for (int64_t c = 0; c < kKeyBlock; c += kLanes) store(row + c, load(row + c) * load(kept + c));
         }
       }
-      small_product<false>(rows, padded, kKeyBlock, scores, kKeyBlock, values + k0 * padded, padded, sums, padded, true);
+      sees.for_row_strips(q0, rows, k0, [&](int64_t r, int64_t count, int64_t seen) {
+        small_product<false>(count, padded, seen, scores + r * kKeyBlock, kKeyBlock, values + k0 * padded, padded,
+                             sums + r * padded, padded, true);
+      });
     }
     for (int64_t r = 0; r < rows; ++r) {
       const V factor = splat(total[r] > 0 || total[r] != total[r] ? 1 / total[r] : Acc{});
@@ -335,11 +340,13 @@ void backward_group(const Shape& s, const Masks& masks, const Gradients<T, Acc>&
       for (int64_t i = 0; i < rows * padded; ++i) query_sums[i] = 0;
       const int64_t begin = sees.first_key(q0) / kKeyBlock * kKeyBlock, end = sees.end_key(q0 + rows - 1);
       for (int64_t k0 = begin; k0 < end; k0 += kKeyBlock) {
-        small_product<false>(rows, kKeyBlock, s.width, queries, padded, key_columns + k0 * s.width, kKeyBlock,
-                             probabilities, kKeyBlock, false);
+        sees.for_row_strips(q0, rows, k0, [&](int64_t r, int64_t count, int64_t seen) {
+          small_product<false>(count, seen, s.width, queries + r * padded, padded, key_columns + k0 * s.width, kKeyBlock,
+                               probabilities + r * kKeyBlock, kKeyBlock, false);
+          small_product<false>(count, seen, s.width, grads + r * padded, padded, value_columns + k0 * s.width, kKeyBlock,
+                               score_grads + r * kKeyBlock, kKeyBlock, false);
+        });
         sees.apply(probabilities, q0, rows, k0);
-        small_product<false>(rows, kKeyBlock, s.width, grads, padded, value_columns + k0 * s.width, kKeyBlock,
-                             score_grads, kKeyBlock, false);
         for (int64_t r = 0; r < rows; ++r) {
           Acc* p_row = probabilities + r * kKeyBlock;
           Acc* g_row = score_grads + r * kKeyBlock;
@@ -359,12 +366,16 @@ void backward_group(const Shape& s, const Masks& masks, const Gradients<T, Acc>&
             store(g_row + c, p * (dp - delta[r]));
           }
         }
-        small_product<true>(kKeyBlock, padded, rows, probabilities, kKeyBlock, grads, padded, value_sums + k0 * padded,
-                            padded, true);
-        small_product<true>(kKeyBlock, padded, rows, score_grads, kKeyBlock, queries, padded, key_sums + k0 * padded,
-                            padded, true);
-        small_product<false>(rows, padded, kKeyBlock, score_grads, kKeyBlock, key_rows + k0 * padded, padded, query_sums,
-                             padded, true);
+        sees.for_key_strips(q0, rows, k0, [&](int64_t c, int64_t seen, int64_t r) {
+          small_product<true>(seen, padded, rows - r, probabilities + r * kKeyBlock + c, kKeyBlock, grads + r * padded, padded,
+                              value_sums + (k0 + c) * padded, padded, true);
+          small_product<true>(seen, padded, rows - r, score_grads + r * kKeyBlock + c, kKeyBlock, queries + r * padded, padded,
+                              key_sums + (k0 + c) * padded, padded, true);
+        });
+        sees.for_row_strips(q0, rows, k0, [&](int64_t r, int64_t count, int64_t seen) {
+          small_product<false>(count, padded, seen, score_grads + r * kKeyBlock, kKeyBlock, key_rows + k0 * padded, padded,
+                               query_sums + r * padded, padded, true);
+        });
       }
       for (int64_t r = 0; r < rows; ++r) {
         for_lanes<T>(s.width, [&](int64_t i, int64_t n) {

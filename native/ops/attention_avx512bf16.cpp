@@ -96,8 +96,10 @@ void forward_head(const Shape& s, const Visibility& sees, const bf16* q, const b
     }
     const int64_t begin = sees.first_key(q0) / kKeyBlock * kKeyBlock, end = sees.end_key(q0 + rows - 1);
     for (int64_t k0 = begin; k0 < end; k0 += kKeyBlock) {
-      small_product_of<false, SmallPairs>(rows, kKeyBlock, units, pairs_of(q + q0 * s.q_stride), s.q_stride / 2,
-                                          key_columns + k0 * units, kKeyBlock, scores, kKeyBlock, false);
+      sees.for_row_strips(q0, rows, k0, [&](int64_t r, int64_t count, int64_t seen) {
+        small_product_of<false, SmallPairs>(count, seen, units, pairs_of(q + (q0 + r) * s.q_stride), s.q_stride / 2,
+                                            key_columns + k0 * units, kKeyBlock, scores + r * kKeyBlock, kKeyBlock, false);
+      });
       const float scale = scale_for_bias(s, sees, scores, rows);
       sees.apply(scores, q0, rows, k0);
       for (int64_t r = 0; r < rows; ++r) {
@@ -124,8 +126,10 @@ void forward_head(const Shape& s, const Visibility& sees, const bf16* q, const b
         }
         for (int c = 0; c < kKeyBlock / kVf; c += 2) store_two(weights + r * kKeyBlock + c * kVf, p[c], p[c + 1]);
       }
-      small_product_of<false, SmallPairs>(rows, padded, kKeyBlock / 2, pairs_of(weights), kKeyBlock / 2,
-                                          values + k0 / 2 * padded, padded, sums, padded, true);
+      sees.for_row_strips(q0, rows, k0, [&](int64_t r, int64_t count, int64_t seen) {
+        small_product_of<false, SmallPairs>(count, padded, seen / 2, pairs_of(weights + r * kKeyBlock), kKeyBlock / 2,
+                                            values + k0 / 2 * padded, padded, sums + r * padded, padded, true);
+      });
     }
     for (int64_t r = 0; r < rows; ++r) {
       const Vf factor = splat(total[r] > 0 || total[r] != total[r] ? 1 / total[r] : 0.0f);
@@ -189,12 +193,15 @@ void backward_group(const Shape& s, const Masks& masks, const Gradients<bf16, fl
       for (int64_t i = 0; i < rows * padded; i += kVf) store(query_sums + i, Vf{});
       const int64_t begin = sees.first_key(q0) / kKeyBlock * kKeyBlock, end = sees.end_key(q0 + rows - 1);
       for (int64_t k0 = begin; k0 < end; k0 += kKeyBlock) {
-        small_product_of<false, SmallPairs>(rows, kKeyBlock, units, pairs_of(g.q + q_at), s.q_stride / 2,
-                                            key_columns + k0 * units, kKeyBlock, scores, kKeyBlock, false);
+        sees.for_row_strips(q0, rows, k0, [&](int64_t r, int64_t count, int64_t seen) {
+          small_product_of<false, SmallPairs>(count, seen, units, pairs_of(g.q + q_at + r * s.q_stride), s.q_stride / 2,
+                                              key_columns + k0 * units, kKeyBlock, scores + r * kKeyBlock, kKeyBlock, false);
+          small_product_of<false, SmallPairs>(count, seen, units, pairs_of(g.grad_out + out_at + r * out_stride), out_stride / 2,
+                                              value_columns + k0 * units, kKeyBlock, weight_grads + r * kKeyBlock, kKeyBlock,
+                                              false);
+        });
         const float scale = scale_for_bias(s, sees, scores, rows);
         sees.apply(scores, q0, rows, k0);
-        small_product_of<false, SmallPairs>(rows, kKeyBlock, units, pairs_of(g.grad_out + out_at), out_stride / 2,
-                                            value_columns + k0 * units, kKeyBlock, weight_grads, kKeyBlock, false);
         for (int64_t r = 0; r < rows; r += 2) {
           const int count = rows - r > 1 ? 2 : 1;
           if (s.dropout > 0) {
@@ -219,12 +226,17 @@ void backward_group(const Shape& s, const Masks& masks, const Gradients<bf16, fl
             _mm512_storeu_si512(score_pairs + r / 2 * kKeyBlock + c, as_pairs(grad[0], grad[1]));
           }
         }
-        small_product_of<true, SmallPairs>(kKeyBlock, padded, even / 2, weight_pairs, kKeyBlock, grad_pairs, padded,
-                                           value_sums + k0 * padded, padded, true);
-        small_product_of<true, SmallPairs>(kKeyBlock, padded, even / 2, score_pairs, kKeyBlock, query_pairs, padded,
-                                           key_sums + k0 * padded, padded, true);
-        small_product_of<false, SmallPairs>(rows, padded, kKeyBlock / 2, pairs_of(score_grads), kKeyBlock / 2,
-                                            key_pairs + k0 / 2 * padded, padded, query_sums, padded, true);
+        sees.for_key_strips(q0, rows, k0, [&](int64_t c, int64_t seen, int64_t r) {
+          const int64_t pairs = (even - r) / 2, weights_at = r / 2 * kKeyBlock + c, rows_at = r / 2 * padded;
+          small_product_of<true, SmallPairs>(seen, padded, pairs, weight_pairs + weights_at, kKeyBlock, grad_pairs + rows_at,
+                                             padded, value_sums + (k0 + c) * padded, padded, true);
+          small_product_of<true, SmallPairs>(seen, padded, pairs, score_pairs + weights_at, kKeyBlock, query_pairs + rows_at,
+                                             padded, key_sums + (k0 + c) * padded, padded, true);
+        });
+        sees.for_row_strips(q0, rows, k0, [&](int64_t r, int64_t count, int64_t seen) {
+          small_product_of<false, SmallPairs>(count, padded, seen / 2, pairs_of(score_grads + r * kKeyBlock), kKeyBlock / 2,
+                                              key_pairs + k0 / 2 * padded, padded, query_sums + r * padded, padded, true);
+        });
       }
       for (int64_t r = 0; r < rows; ++r) {
         for_lanes<bf16>(s.width, [&](int64_t i, int64_t n) {
