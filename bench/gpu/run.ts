@@ -1,6 +1,6 @@
 // The baselines of a GPU, each beside what it is measured against:
 //
-//   npm run bench -- gpu [gemm|attention|optimizers|checkpointing|steps ...] [--device cuda:0] [--quick]
+//   npm run bench -- gpu [gemm|attention|optimizers|checkpointing|steps ...] [--device cuda:0] [--quick] [--no-compile]
 //
 // The ceilings come first: copy bandwidth and the best product of each format on this GPU; the rest is also given as a share
 // of them. Writes bench/results/gpu.json. LEANFORMER_PYTHON names a Python with PyTorch for the whole steps; without it they
@@ -34,6 +34,7 @@ const { values, positionals } = parseArgs({
   options: {
     device: { type: 'string', default: 'cuda:0' },
     quick: { type: 'boolean', default: false },
+    'no-compile': { type: 'boolean', default: false },
     // Started by this program itself, where a format is a setting of the whole process.
     child: { type: 'string' },
   },
@@ -258,12 +259,12 @@ if (wants('steps')) {
       const graphed = await trainSteps(config, batch, { precision, graphs: true, checkpointing: false })
       const plain = await trainSteps(config, batch, { precision, graphs: false, checkpointing: false })
       const eager = torchMilliseconds(config, batch, precision, false)
-      const compiled = torchMilliseconds(config, batch, precision, true)
+      const compiled = values['no-compile'] ? null : torchMilliseconds(config, batch, precision, true)
       rows.push({
         workload: name, precision, ms: graphed.ms, ms_without_graph: plain.ms, graph_replays: graphed.graphReplays,
         tokens_per_second: graphed.tokensPerSecond, model_tflops: graphed.tflops, share_of_gemm_peak: graphed.tflops / peak[precision],
         peak_gib: graphed.peakBytes / 2 ** 30, torch_eager_ms: eager, torch_compile_ms: compiled,
-        speed_up_over_torch: eager && compiled && Math.min(eager, compiled) / graphed.ms,
+        speed_up_over_torch: eager && Math.min(eager, compiled ?? Infinity) / graphed.ms,
       })
       console.log(JSON.stringify(rows.at(-1)))
     }

@@ -6,6 +6,7 @@ import type { Writable } from 'node:stream'
 
 import { addon } from '../native/binding'
 import { cudaAbsence, listDevices } from '../tensor/device'
+import { formatBytes } from '../train/format'
 import { infoSchema } from './config'
 import { resolveOptions } from './options'
 
@@ -22,6 +23,9 @@ export function infoCommand(flags: Record<string, unknown>, stdout: Writable = p
     build,
     instruction_set: isa,
     devices: listDevices().map(({ name }) => name),
+    gpus: listDevices()
+      .filter(({ name }) => name.startsWith('cuda'))
+      .map((device) => ({ name: device.name, ...device.facts() })),
     cuda_absent: absence === '' ? null : absence,
     peak_f32_gflops: f32Gflops,
     peak_bf16_gflops: bf16Gflops,
@@ -37,6 +41,10 @@ export function infoCommand(flags: Record<string, unknown>, stdout: Writable = p
     ['build', build],
     ['devices', facts.devices.join(', ')],
     ['CUDA', facts.cuda_absent === null ? 'ready' : `absent: ${facts.cuda_absent}`],
+    ...facts.gpus.map(({ name, description, freeBytes, watts, celsius }): [string, string] => [
+      name,
+      `${description}; ${formatBytes(freeBytes)} free${watts < 0 ? '' : `, ${watts.toFixed(0)} W, ${celsius.toFixed(0)} degrees Celsius`}`,
+    ]),
     [
       'measured',
       `${f32Gflops.toFixed(0)} GFLOP/s f32, ${bf16Gflops.toFixed(0)} GFLOP/s bf16, ${bandwidthGbs.toFixed(1)} GB/s`,

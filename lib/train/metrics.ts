@@ -14,6 +14,8 @@ export interface StepMetrics {
   flops: number
   liveBytes: number
   peakBytes: number
+  watts?: number
+  joules?: number
   /** The update was left out: the gradient was not finite. */
   skipped?: boolean
   valLoss?: number
@@ -31,6 +33,8 @@ export interface StepRecord {
   flops: number
   live_bytes: number
   peak_bytes: number
+  watts?: number
+  joules?: number
   skipped?: boolean
   val_loss?: number
 }
@@ -60,6 +64,7 @@ export function stepRecord(m: StepMetrics): StepRecord {
     flops: m.flops,
     live_bytes: m.liveBytes,
     peak_bytes: m.peakBytes,
+    ...(m.watts === undefined ? {} : { watts: m.watts, joules: m.joules }),
     ...(m.skipped ? { skipped: true } : {}),
     ...(m.valLoss === undefined ? {} : { val_loss: m.valLoss }),
   }

@@ -17,6 +17,7 @@ import { getDevice, type Device } from '../tensor/device'
 import { defaultGenerator, type RandomState } from '../tensor/random'
 import { keep, scope } from '../tensor/scope'
 import { tensor, type Tensor } from '../tensor/tensor'
+import { EnergyMeter } from './energy_meter'
 import { fromHost, toHost, type HostTensor } from './host_tensor'
 import { LossScaler, type LossScalerState } from './loss_scaler'
 import { weightedLoss } from './weighted_loss'
@@ -80,6 +81,9 @@ export interface StepMetrics {
   liveBytes: number
   /** Highest bytes of live tensors since the run began. */
   peakBytes: number
+  /** Power of the device, and its energy since train() began, where it can tell; at most half a second old. */
+  watts?: number
+  joules?: number
   /** The update was left out because a gradient was not finite (f16 with loss scaling only). */
   skipped?: boolean
   valLoss?: number
@@ -123,6 +127,7 @@ export class Trainer {
   private random: RandomState
   private lastFlops = 0
   private lastFinish = 0
+  private readonly energy: EnergyMeter
 
   constructor(options: TrainerOptions) {
     this.options = {
@@ -136,6 +141,7 @@ export class Trainer {
     } as unknown as typeof this.options
     this.device = getDevice(options.device ?? options.model.parameters()[0].tensor.device)
     this.forecast = this.device.name === 'meta'
+    this.energy = new EnergyMeter(this.device)
     for (const name of ['steps', 'accumulate'] as const) {
       if (!Number.isInteger(this.options[name]) || this.options[name] < 1) {
         throw new LeanformerError('ERR_OPTION', `trainer: ${name} must be a whole number above 0, got ${this.options[name]}`)
@@ -164,6 +170,7 @@ export class Trainer {
     const { steps, evalEvery, evalData } = this.options
     const pending: PendingStep[] = []
     this.device.resetPeak()
+    this.energy.start()
     this.lastFlops = (await this.device.synchronize()).flops
     this.lastFinish = performance.now()
     while (this.step < steps && !signal?.aborted) {
@@ -441,6 +448,7 @@ export class Trainer {
       flops,
       liveBytes: stats.liveBytes,
       peakBytes: stats.peakBytes,
+      ...this.energy.read(),
       ...(finite ? {} : { skipped: true }),
     }
   }
