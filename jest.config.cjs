@@ -6,7 +6,8 @@ module.exports = {
   maxWorkers: 2,
   // Forces worker processes, so that a crash of native code is pinned on its test file.
   workerIdleMemoryLimit: '2GB',
-  testTimeout: 30_000,
+  // For what hangs; a machine that others keep busy may be slow.
+  testTimeout: 180_000,
   transform: {
     '^.+\\.ts$': [
       '@swc/jest',

@@ -3,12 +3,18 @@ import type { Verdict } from './verdict'
 
 export const verdicts: Readonly<Record<string, Verdict>> = {
   'initializer convit': { card: 'convit', verdict: 'worse', against: 'AdamW, Xavier', difference: '+0.2656 [+0.2221, +0.3091]' },
+  'initializer fixup': { card: 'fixup', verdict: 'worse', against: 'AdamW, Xavier', difference: '+0.0214 [+0.0052, +0.0375]' },
+  'initializer mup': { card: 'mup', verdict: 'better', against: 'AdamW, GPT-2 weights', difference: '−0.2324 [−0.2876, −0.1772]' },
   'initializer rezero': { card: 'rezero', verdict: 'worse', against: 'AdamW, Xavier', difference: '+0.0904 [+0.0488, +0.1320]' },
+  'initializer skip_init': { card: 'skip_init', verdict: 'worse', against: 'AdamW, Xavier', difference: '+0.1092 [+0.0773, +0.1411]' },
   'initializer small_init': { card: 'small_init', verdict: 'worse', against: 'AdamW, Xavier', difference: '+0.1265 [+0.0985, +0.1546]' },
+  'initializer t_fixup': { card: 't_fixup', verdict: 'worse', against: 'AdamW, Xavier', difference: '+0.0408 [+0.0210, +0.0605]' },
   'initializer xavier': { card: 'xavier', verdict: 'better', against: 'AdamW, GPT-2 weights', difference: '−0.4847 [−0.5496, −0.4197]' },
   'optimizer adafactor': { card: 'adafactor', verdict: 'equal', against: 'AdamW', difference: '−0.0062 [−0.0252, +0.0129]' },
   'optimizer adamw': { card: 'adamw', verdict: 'better', against: 'SGD, momentum 0.9', difference: '−1.2019 [−1.2909, −1.1128]' },
   'optimizer adamw_8bit': { card: 'adamw_8bit', verdict: 'better', against: 'AdamW', difference: '+0.0033 [−0.0082, +0.0147]' },
+  'optimizer amsgrad': { card: 'amsgrad', verdict: 'worse', against: 'AdamW', difference: '+0.0373 [+0.0307, +0.0439]' },
+  'optimizer lamb': { card: 'lamb', verdict: 'not shown', against: 'AdamW, batch 64', difference: '+0.0199 [−0.0030, +0.0428]' },
   'optimizer lion': { card: 'lion', verdict: 'worse', against: 'AdamW', difference: '+0.1935 [+0.1253, +0.2617]' },
   'optimizer muon': { card: 'muon', verdict: 'better', against: 'AdamW', difference: '−0.0241 [−0.0432, −0.0050]' },
   'optimizer nesterov': { card: 'nesterov', verdict: 'worse', against: 'AdamW', difference: '+1.3649 [+1.3329, +1.3968]' },
@@ -20,6 +26,9 @@ export const verdicts: Readonly<Record<string, Verdict>> = {
   'technique ia3': { card: 'ia3', verdict: 'worse', against: 'AdamW on every weight', difference: '+2.1376 [+2.0898, +2.1854]' },
   'technique importance_sampling': { card: 'importance_sampling', verdict: 'worse', against: 'AdamW', difference: '+0.0191 [+0.0108, +0.0275]' },
   'technique lora': { card: 'lora', verdict: 'worse', against: 'AdamW on every weight', difference: '+0.8548 [+0.8363, +0.8734]' },
+  'technique progressive_stacking': { card: 'progressive_stacking', verdict: 'better', against: 'AdamW, 4 layers', difference: '−0.0251 [−0.0443, −0.0059]' },
   'technique sam': { card: 'sam', verdict: 'worse', against: 'AdamW', difference: '+0.2058 [+0.1832, +0.2285]' },
   'technique selective_backprop': { card: 'selective_backprop', verdict: 'worse', against: 'AdamW', difference: '+0.2781 [+0.2601, +0.2961]' },
+  'technique sequence_warmup': { card: 'sequence_warmup', verdict: 'not shown', against: 'AdamW, 4 layers', difference: '+0.0006 [−0.0300, +0.0312]' },
+  'technique swa': { card: 'swa', verdict: 'equal', against: 'AdamW', difference: '+0.0015 [−0.0054, +0.0084]' },
 }

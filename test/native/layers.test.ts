@@ -20,7 +20,8 @@ const libraryLayers = [
   ['energy', 'parallel', 'plan'],
   ['cli'],
 ]
-const sideways: Record<string, string[]> = { nn: ['init'], parallel: ['plan'] }
+// models: growing a model grows the state of its optimiser.
+const sideways: Record<string, string[]> = { nn: ['init'], models: ['optim'], parallel: ['plan'] }
 
 const nativeIncludes: Record<string, string[]> = {
   api: [],

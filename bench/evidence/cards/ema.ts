@@ -7,5 +7,5 @@ export default defineCard({
   budget: 'steps',
   baseline: adamw,
   technique: { label: "'EMA, decay 0.99'", options: { technique: ['ema:decay=0.99'] }, lr: 8e-3 },
-  when: 'With a constant or slowly falling learning rate; a cosine to a tenth already does most of what the average does.',
+  when: 'With a rate that stays high; where it decays, as here, the last weights are better than their average with earlier ones.',
 })

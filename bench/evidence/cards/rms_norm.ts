@@ -6,5 +6,5 @@ export default defineCard({
   budget: 'flops',
   baseline: adamw,
   technique: { label: 'RMSNorm', options: { norm: 'rms_norm' }, lr: 8e-3 },
-  when: 'In new models: it is never worse, and simpler.',
+  when: 'In new models: it costs nothing in loss and is simpler.',
 })
