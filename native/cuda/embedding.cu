@@ -171,8 +171,7 @@ __global__ void __launch_bounds__(64 * kRuns) add_rows_kernel(const T* grad, con
       for (int k = 0; k < V; ++k) sum[k] += runs[r][k][threadIdx.x];
     }
   }
-#pragma unroll
-  for (int k = 0; k < V; ++k) to[k] = add ? to[k] + sum[k] : sum[k];
+  store_sums<V>(to, sum, add);
 }
 
 // Positions: row offset + t of the result is the sum over the batch of gradient rows t. A thread owns a piece of a row.
@@ -186,8 +185,7 @@ __global__ void __launch_bounds__(256) add_batch_kernel(const T* grad, int64_t p
 #pragma unroll
       for (int k = 0; k < V; ++k) sum[k] += widen(piece.at[k]);
     }
-#pragma unroll
-    for (int k = 0; k < V; ++k) out[i + k] = add ? out[i + k] + sum[k] : sum[k];
+    store_sums<V>(out + i, sum, add);
   }
 }
 
@@ -208,7 +206,7 @@ int32_t embedding_backward(const KernelArgs* args) {
   if (count == 0) return kOk;
   return dispatch_floating(grad.dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;
-    const bool packs = rows_in_packs<T>(width, {grad.data});
+    const bool packs = rows_in_packs<T>(width, {grad.data, out.data});
     if (!ids.present()) {
       const int64_t per_sample = grad.dim(-2) * width;
       return dispatch_pieces<T>(packs, [&](auto pieces) {

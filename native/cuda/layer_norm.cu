@@ -55,11 +55,13 @@ template <int V, int N, class A>
 __device__ __forceinline__ void load_vector(const AnyVector& vector, int width, A absent, A (&out)[N]) {
 #pragma unroll
   for (int j = 0; j < N / V; ++j) {
+    const int i = (j * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * V;
+    A part[V];
 #pragma unroll
-    for (int k = 0; k < V; ++k) {
-      const int i = (j * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * V + k;
-      out[j * V + k] = vector.data && i < width ? element<A>(vector, i) : absent;
-    }
+    for (int k = 0; k < V; ++k) part[k] = absent;
+    if (vector.data && i < width) elements<V>(vector, i, part);
+#pragma unroll
+    for (int k = 0; k < V; ++k) out[j * V + k] = part[k];
   }
 }
 
@@ -282,7 +284,7 @@ int32_t norm(const KernelArgs* args) {
     }
     const Spread s = spread_of(width);
     const dim3 block(static_cast<unsigned>(s.threads), static_cast<unsigned>(s.rows));
-    const int blocks = blocks_for(args, rows, s.rows, 8);
+    const int blocks = blocks_for(args, rows, s.rows * 4, 8);  // 4 turns or more for each reading of the weights
     return dispatch_pieces<T>(packs, [&](auto pieces) {
       constexpr int V = decltype(pieces)::value;
       auto kernel = norm_kernel<T, V, 8, kRms>;

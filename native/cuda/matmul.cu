@@ -28,7 +28,8 @@ __global__ void __launch_bounds__(256) finish_kernel(Finish f) {
   if (column >= f.columns) return;
   Acc<T> bias[V];
 #pragma unroll
-  for (int k = 0; k < V; ++k) bias[k] = f.bias.data ? element<Acc<T>>(f.bias, column + k) : Acc<T>(0);
+  for (int k = 0; k < V; ++k) bias[k] = 0;
+  if (f.bias.data) elements<V>(f.bias, column, bias);
   for (int64_t row = int64_t{blockIdx.y} * blockDim.y + threadIdx.y; row < f.rows; row += int64_t{gridDim.y} * blockDim.y) {
     const int64_t at = row * f.columns + column;
     Acc<T> t[V];
@@ -119,8 +120,8 @@ __global__ void __launch_bounds__(256) column_sums_kernel(const T* a, int64_t k,
 #pragma unroll
   for (int j = 0; j < V; ++j) {
     for (int s = 1; s < 8; ++s) sum[j] += slices[s][j * 32 + threadIdx.x];
-    to[j] = add ? to[j] + sum[j] : sum[j];
   }
+  store_sums<V>(to, sum, add);
 }
 
 // Runs of rows with partial sums of their own: by shape alone, so that the bits do not depend on the device.
@@ -137,7 +138,7 @@ int32_t sum_rows(const KernelArgs* args, const TensorView& a, bool transposed, i
   if (k == 0) return add ? kOk : report(args, cudaMemsetAsync(sums, 0, static_cast<size_t>(m) * (a.dtype == DType::kF64 ? 8 : 4), stream));
   return dispatch_floating(a.dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;
-    return dispatch_pieces<T>(rows_in_packs<T>(transposed ? m : k, {a.data}), [&](auto pieces) {
+    return dispatch_pieces<T>(rows_in_packs<T>(transposed ? m : k, {a.data, sums}), [&](auto pieces) {
       constexpr int V = decltype(pieces)::value;
       auto* out = static_cast<Acc<T>*>(sums);
       if (!transposed) {

@@ -10,6 +10,7 @@
 #include "build_info.h"
 #include "cuda/graph.h"
 #include "cuda/kernel.cuh"
+#include "cuda/library.h"
 #include "cuda/nvml.h"
 
 namespace lf::cuda {
@@ -239,8 +240,9 @@ void facts(int device_index, DeviceFacts* out) {
   int driver = 0;
   if (cudaGetDeviceProperties(&properties, device_index) || cudaDriverGetVersion(&driver)) return;
   std::snprintf(out->description, sizeof out->description,
-                "%s, compute capability %d.%d, %d multiprocessors, driver for CUDA %d.%d", properties.name, properties.major,
-                properties.minor, properties.multiProcessorCount, driver / 1000, driver % 1000 / 10);
+                "%s, compute capability %d.%d, %d multiprocessors, driver for CUDA %d.%d%s", properties.name, properties.major,
+                properties.minor, properties.multiProcessorCount, driver / 1000, driver % 1000 / 10,
+                tf32_products() ? ", f32 products in TF32" : "");
   out->memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
   int before = 0;
   size_t free_bytes = 0, total = 0;

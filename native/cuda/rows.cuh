@@ -1,21 +1,60 @@
 // Rows of a matrix in registers: thread t of a row's `threads` threads holds, for each j, the V numbers from
 // (j * threads + t) * V on. V is a pack of 16 bytes where rows allow it, else 1.
 #pragma once
+#include <initializer_list>
+#include <type_traits>
+
 #include "cuda/kernel.cuh"
 
 namespace lf::cuda {
 
 template <class T, int V>
-struct alignas(V * sizeof(T)) Piece {
+struct alignas(V * sizeof(T) < 16 ? V * sizeof(T) : 16) Piece {
   T at[V];
+};
+// Moved as whole words: copied as numbers, the compiler may fall back to one access for each.
+template <int kBytes>
+struct Words {
+  using Type = uint4;
+};
+template <>
+struct Words<8> {
+  using Type = uint2;
+};
+template <>
+struct Words<4> {
+  using Type = uint32_t;
+};
+template <>
+struct Words<2> {
+  using Type = uint16_t;
 };
 template <int V, class T>
 __device__ __forceinline__ Piece<T, V> load_piece(const T* from) {
-  return *reinterpret_cast<const Piece<T, V>*>(from);
+  using Word = typename Words<sizeof(Piece<T, V>)>::Type;
+  Word words[sizeof(Piece<T, V>) / sizeof(Word)];
+#pragma unroll
+  for (size_t i = 0; i < sizeof words / sizeof(Word); ++i) words[i] = reinterpret_cast<const Word*>(from)[i];
+  Piece<T, V> piece;
+  memcpy(&piece, words, sizeof piece);
+  return piece;
 }
 template <int V, class T>
 __device__ __forceinline__ void store_piece(T* to, const Piece<T, V>& piece) {
-  *reinterpret_cast<Piece<T, V>*>(to) = piece;
+  using Word = typename Words<sizeof(Piece<T, V>)>::Type;
+  Word words[sizeof(Piece<T, V>) / sizeof(Word)];
+  memcpy(words, &piece, sizeof piece);
+#pragma unroll
+  for (size_t i = 0; i < sizeof words / sizeof(Word); ++i) reinterpret_cast<Word*>(to)[i] = words[i];
+}
+// Writes V sums, or adds them to what is there.
+template <int V, class A>
+__device__ __forceinline__ void store_sums(A* to, const A (&sums)[V], bool add) {
+  Piece<A, V> piece;
+  if (add) piece = load_piece<V>(to);
+#pragma unroll
+  for (int k = 0; k < V; ++k) piece.at[k] = add ? piece.at[k] + sums[k] : sums[k];
+  store_piece<V>(to, piece);
 }
 
 // N numbers a thread; what is beyond the row becomes `fill`. V divides n.
@@ -70,7 +109,9 @@ int32_t dispatch_pieces(bool packs, F&& body) {
 struct AnyVector {
   const void* data;  // nullptr: absent
   DType dtype;
-  explicit AnyVector(const TensorView& view) : data(view.present() ? view.data : nullptr), dtype(view.dtype) {}
+  bool f32_in_packs;
+  explicit AnyVector(const TensorView& view)
+      : data(view.present() ? view.data : nullptr), dtype(view.dtype), f32_in_packs(dtype == DType::kF32 && aligned16(data)) {}
 };
 template <class A>
 __device__ __forceinline__ A element(const AnyVector& vector, int64_t i) {
@@ -79,6 +120,19 @@ __device__ __forceinline__ A element(const AnyVector& vector, int64_t i) {
     case DType::kBF16: return static_cast<A>(widen(static_cast<const __nv_bfloat16*>(vector.data)[i]));
     case DType::kF64: return static_cast<A>(static_cast<const double*>(vector.data)[i]);
     default: return static_cast<A>(static_cast<const float*>(vector.data)[i]);
+  }
+}
+
+// V numbers from i on.
+template <int V, class A>
+__device__ __forceinline__ void elements(const AnyVector& vector, int64_t i, A (&out)[V]) {
+  if (V % 4 == 0 && vector.f32_in_packs) {
+    const auto piece = load_piece<V>(static_cast<const float*>(vector.data) + i);
+#pragma unroll
+    for (int k = 0; k < V; ++k) out[k] = piece.at[k];
+  } else {
+#pragma unroll
+    for (int k = 0; k < V; ++k) out[k] = element<A>(vector, i + k);
   }
 }
 
