@@ -84,6 +84,18 @@ export { blockSparseKernel, softmaxKernel, windowKernel, type AttentionKernel } 
 export { featureAttention } from './attention/prefix'
 export * as patterns from './attention/patterns'
 
+export {
+  copyTeacher,
+  cosineDistance,
+  distillation,
+  distillationLoss,
+  divergence,
+  selectLayers,
+  type DistillationWeights,
+} from './techniques/distil'
+export { gateScores, keepLayers, layerScores, pruneMagnitude, shrink } from './techniques/prune'
+export { quantise, roundActivations, smoothingFactors, type QuantiseOptions } from './techniques/quantise'
+export { loadCompressed, saveCompressed } from './train/compressed'
 export { addAdapters } from './techniques/adapters'
 export { tuneBiases } from './techniques/bitfit'
 export { addIA3, mergeIA3, unmergeIA3 } from './techniques/ia3'

@@ -98,6 +98,11 @@ export const trainSchema = z.strictObject({
     .min(1)
     .default('cosine')
     .meta({ help: 'of the learning rate: constant, cosine, linear, inverse_sqrt, or wsd:decay=0.2,shape=sqrt', value: 'name' }),
+  from: z
+    .string()
+    .min(1)
+    .optional()
+    .meta({ help: 'run folder whose weights the model starts from, of the same shape; default: none', value: 'dir' }),
   lr: positive().default(1e-3).meta({ help: 'highest learning rate', value: 'rate' }),
   minLr: z
     .number()

@@ -11,11 +11,13 @@ import { makeSchedule } from '../optim/schedule'
 import type { Technique } from '../techniques/technique'
 import { getDevice, type Device } from '../tensor/device'
 import { Generator } from '../tensor/random'
-import { Trainer } from '../train/trainer'
+import { scope } from '../tensor/scope'
+import { fromHost } from '../train/host_tensor'
+import { Trainer, type TrainerState } from '../train/trainer'
 import type { TrainConfig } from './config'
 import { findEntry } from './entries'
 import { optionError } from './options'
-import type { TrainingRun } from './train'
+import { openRun, type TrainingRun } from './train'
 
 /** Sets threads and memory limit, and gives the device. */
 export function prepareDevice({
@@ -34,6 +36,7 @@ export async function buildModel(
   config: TrainConfig,
   vocab: number,
   device: Device,
+  prepare: (model: TextModel, techniques: readonly Technique[]) => Promise<void> = async () => {},
 ): Promise<{ model: TextModel; entry: ModelEntry; techniques: Technique[] }> {
   const { entry, given } = await findEntry('model', config.model)
   if (Object.keys(given).length) throw optionError(`--model ${config.model}: a model has no settings there`, 'use --layers, --width and so on')
@@ -46,8 +49,35 @@ export async function buildModel(
   // One id more for the mask, which no tokenizer gives.
   const model = entry.create({ vocab: entry.objective === 'masked_token' ? vocab + 1 : vocab, ...shape }, { device, generator })
   initializer?.apply(model, generator)
+  await prepare(model, techniques)
   for (const technique of techniques) technique.adapt?.(model)
   return { model, entry, techniques }
+}
+
+/** The model of a run folder as its newest checkpoint has it, with that run's tokenizer and options. */
+export async function openModel(path: string, device: Device, onWarning?: (message: string) => void) {
+  const { checkpoint, config, tokenizer } = await openRun(path, onWarning)
+  const { model, techniques } = await buildModel(config, tokenizer.vocabSize, device)
+  const saved = (checkpoint.state as TrainerState).techniques
+  for (const technique of techniques) technique.restore?.(model, saved[technique.name])
+  scope(() => {
+    const own = Object.entries(checkpoint.tensors).filter(([name]) => name.startsWith('model.'))
+    model.loadState(new Map(own.map(([name, value]) => [name.slice('model.'.length), fromHost(value, device)])))
+  })
+  return { model, config, tokenizer }
+}
+
+/** Models of other runs that a new one asks for: those of its techniques, and the one whose weights it starts from. */
+async function prepareFrom({ from }: TrainConfig, device: Device, model: TextModel, techniques: readonly Technique[]): Promise<TextModel[]> {
+  const opened: TextModel[] = []
+  const open = async (path: string) => {
+    const other = await openModel(path, device)
+    opened.push(other.model)
+    return other.model
+  }
+  if (from !== undefined) model.loadState((await open(from)).state())
+  for (const technique of techniques) await technique.prepare?.({ openModel: open })
+  return opened
 }
 
 async function buildOptimizer(config: TrainConfig, model: TextModel): Promise<Optimizer> {
@@ -74,7 +104,10 @@ function peakOf(device: Device, precision: TrainConfig['precision']): number | u
 export async function startTraining(config: TrainConfig, data: TextDataset): Promise<TrainingRun> {
   const device = prepareDevice(config)
   const vocab = data.tokenizer.vocabSize
-  const { model, entry, techniques } = await buildModel(config, vocab, device)
+  let others: TextModel[] = []
+  const { model, entry, techniques } = await buildModel(config, vocab, device, async (...built) => {
+    others = await prepareFrom(config, device, ...built)
+  })
   const { schedule, steps, lr, minLr, warmup, accumulate, evalEvery, clip, precision, seed } = config
   const masked = entry.objective === 'masked_token'
   const mask = { maskId: vocab, vocab, seed }
@@ -103,7 +136,7 @@ export async function startTraining(config: TrainConfig, data: TextDataset): Pro
     ...(peakFlops === undefined ? {} : { peakFlops }),
     dispose: () => {
       optimizer.dispose()
-      model.dispose()
+      for (const each of [model, ...others]) each.dispose()
     },
   }
 }

@@ -140,7 +140,12 @@ export class Bert extends Module<[ids: Tensor, inputs?: BertInputs]> {
    * logits are never held: the bias enters the product as one more column.
    */
   loss(ids: Tensor, targets: Tensor, inputs: BertInputs = {}, options: LinearCrossEntropyOptions = {}): Tensor {
-    const hidden = this.headHidden(this.call(ids, inputs))
+    return this.headLoss(this.call(ids, inputs), targets, options)
+  }
+
+  /** loss() from the last hidden states. */
+  headLoss(last: Tensor, targets: Tensor, options: LinearCrossEntropyOptions = {}): Tensor {
+    const hidden = this.headHidden(last)
     const weight = this.tokenEmbedding.weight.value
     const bias = cast(reshape(this.headBias!.value, [this.config.vocab, 1]), weight.dtype)
     const one = zeros([...hidden.shape.slice(0, -1), 1], { dtype: hidden.dtype, device: hidden.device })

@@ -166,7 +166,17 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
 
   /** Unnormalised log-probabilities [batch, tokens, vocab] of each next token. */
   logits(ids: Tensor, inputs: GPTInputs = {}): Tensor {
-    return linear(this.call(ids, inputs), this.headWeight())
+    return this.headLogits(this.call(ids, inputs))
+  }
+
+  /** logits() from the last hidden states. */
+  headLogits(hidden: Tensor): Tensor {
+    return linear(hidden, this.headWeight())
+  }
+
+  /** loss() from the last hidden states. */
+  headLoss(hidden: Tensor, targets: Tensor, options: LinearCrossEntropyOptions = {}): Tensor {
+    return linearCrossEntropy(hidden, this.headWeight(), targets, options)
   }
 
   /** logits() of the last token only: [batch, 1, vocab]. */
@@ -181,7 +191,7 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
    * logits are never held. See linearCrossEntropy() for `options`.
    */
   loss(ids: Tensor, targets: Tensor, inputs: GPTInputs = {}, options: LinearCrossEntropyOptions = {}): Tensor {
-    return linearCrossEntropy(this.call(ids, inputs), this.headWeight(), targets, options)
+    return this.headLoss(this.call(ids, inputs), targets, options)
   }
 
   /** Lets `tokens` virtual tokens come on top of the context, where positions are not a table of that length. */

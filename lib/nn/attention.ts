@@ -77,6 +77,23 @@ export class Attention extends Module<[x: Tensor, inputs?: AttentionInputs]> {
     this.out = new Linear(width, width, { ...common, init: options.outInit })
   }
 
+  /** Keeps these heads, with their rows of queries, keys and values and their columns of the output. The others are gone. */
+  keepHeads(kept: readonly number[]): void {
+    const { heads, headWidth } = this
+    if (this.kvHeads !== heads || this.options.slopes || this.constructor !== Attention) {
+      throw new LeanformerError('ERR_ARGUMENT', 'Attention: heads can be taken from plain attention alone', 'not with grouped queries, ALiBi or gated positions')
+    }
+    if (!kept.length || kept.some((head) => !(head >= 0 && head < heads))) {
+      throw new LeanformerError('ERR_ARGUMENT', `Attention: heads ${kept.join(', ')} of ${heads}`, 'give at least one, counted from 0')
+    }
+    const places = (head: number) => Array.from({ length: headWidth }, (_, i) => head * headWidth + i)
+    this.qkv.keepOutputs([0, 1, 2].flatMap((part) => kept.flatMap((head) => places(part * heads + head))))
+    this.out.keepInputs(kept.flatMap(places))
+    const fewer = { heads: kept.length, kvHeads: kept.length }
+    Object.assign(this, fewer, { options: { ...this.options, ...fewer } })
+    this.qkv.weight.parts = [0, 1, 2].map(() => kept.length * headWidth)
+  }
+
   /** x [batch, tokens, width] -> the same shape. */
   forward(x: Tensor, inputs: AttentionInputs = {}): Tensor {
     const { heads, causal = true, window, slopes, scale, rotaryBase } = this.options

@@ -3,8 +3,12 @@
 import { gpt2Normal } from '../init/gpt2'
 import { zeros } from '../ops/creation'
 import type { Initializer } from '../init/initializer'
+import { noGrad } from '../autograd/tape'
+import { LeanformerError } from '../native/errors'
+import { indexSelect } from '../ops/gather'
 import { linear } from '../ops/linear'
-import type { Tensor } from '../tensor/tensor'
+import { scope } from '../tensor/scope'
+import { tensor, type Tensor } from '../tensor/tensor'
 import { Module, type ModuleOptions } from './module'
 import { packedLinear, type PackedWeight } from './packed_weight'
 import { Parameter } from './parameter'
@@ -50,6 +54,30 @@ export class Linear extends Module<[x: Tensor, residual?: Tensor | null]> {
 
   get shape(): readonly [outFeatures: number, inFeatures: number] {
     return (this.packed ?? this.weight).shape as [number, number]
+  }
+
+  /** Keeps these outputs, in this order. */
+  keepOutputs(places: readonly number[]): void {
+    this.keep(0, places)
+  }
+
+  /** Keeps these inputs, in this order. */
+  keepInputs(places: readonly number[]): void {
+    this.keep(1, places)
+  }
+
+  private keep(axis: 0 | 1, places: readonly number[]): void {
+    if (!this.plain) throw new LeanformerError('ERR_ARGUMENT', 'Linear: only a plain layer can shrink', 'merge its adapter, or shrink it before its weight is packed')
+    const shrunk = (old: Parameter) => {
+      const index = tensor(Int32Array.from(places), [places.length], { device: old.tensor.device })
+      const fresh = new Parameter(scope(() => noGrad(() => indexSelect(old.tensor, axis, index))))
+      fresh.trainable = old.trainable
+      old.dispose()
+      index.dispose()
+      return fresh
+    }
+    this.weight = shrunk(this.weight)
+    if (axis === 0 && this.bias) this.bias = shrunk(this.bias)
   }
 
   /** Replaces the weight by one in few bits, which is not trained. */

@@ -1,6 +1,7 @@
 // The feed-forward half of a transformer block: up, activation, down; or the gated form down(silu(gate x) * up x).
 // Source of SwiGLU: Shazeer, arXiv 2002.05202.
 import type { Initializer } from '../init/initializer'
+import { LeanformerError } from '../native/errors'
 import { zeros } from '../ops/creation'
 import { gelu, relu, silu } from '../ops/elementwise'
 import { feedForward } from '../ops/linear'
@@ -48,6 +49,16 @@ export class MLP extends Module<[x: Tensor, residual?: Tensor | null]> {
     const shift = () => (options.shifts ? new Parameter(zeros([1], common)) : null)
     this.upShift = shift()
     this.downShift = shift()
+  }
+
+  /** Keeps these hidden units; with a gate, both of its halves. */
+  keepUnits(kept: readonly number[]): void {
+    const hidden = this.down.shape[1]
+    if (!kept.length || kept.some((unit) => !(unit >= 0 && unit < hidden))) {
+      throw new LeanformerError('ERR_ARGUMENT', `MLP: units ${kept.slice(0, 5).join(', ')} of ${hidden}`, 'give at least one, counted from 0')
+    }
+    this.up.keepOutputs(this.activation === 'swiglu' ? [...kept, ...kept.map((unit) => hidden + unit)] : kept)
+    this.down.keepInputs(kept)
   }
 
   forward(x: Tensor, residual?: Tensor | null): Tensor {

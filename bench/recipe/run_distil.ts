@@ -1,0 +1,4 @@
+// `npm run distil`: see distil.ts.
+import { main } from './distil'
+
+await main()
