@@ -93,7 +93,7 @@ export {
   selectLayers,
   type DistillationWeights,
 } from './techniques/distil'
-export { gateScores, keepLayers, layerScores, pruneMagnitude, shrink } from './techniques/prune'
+export { gateScores, layerScores, pruneMagnitude, shrink } from './techniques/prune'
 export { quantise, roundActivations, smoothingFactors, type QuantiseOptions } from './techniques/quantise'
 export { loadCompressed, saveCompressed } from './train/compressed'
 export { addAdapters } from './techniques/adapters'

@@ -76,7 +76,7 @@ async function prepareFrom({ from }: TrainConfig, device: Device, model: TextMod
     return other.model
   }
   if (from !== undefined) model.loadState((await open(from)).state())
-  for (const technique of techniques) await technique.prepare?.({ openModel: open })
+  for (const technique of techniques) await technique.open?.({ openModel: open })
   return opened
 }
 

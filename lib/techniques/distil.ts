@@ -173,7 +173,7 @@ export const distil = defineTechnique({
   make: ({ teacher: path, copy, ...weights }) => {
     let teacher: DistillableModel | null = null
     return {
-      async prepare({ openModel }) {
+      async open({ openModel }) {
         if (!path) throw new LeanformerError('ERR_OPTION', 'distil: teacher is missing', 'give the run folder of a trained model: distil:teacher=runs/big')
         teacher = (await openModel(path)) as unknown as DistillableModel
       },

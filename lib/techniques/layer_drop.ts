@@ -1,7 +1,6 @@
 // LayerDrop: while training, each layer is left out with the same probability, without rescaling, so that the trained model
 // also works with fewer layers; these are then every other one, and so on. Source: Fan et al., arXiv 1909.11556.
 import { LeanformerError } from '../native/errors'
-import { type TransformerBlock } from '../nn/transformer_block'
 import { setDepthRules } from './layers'
 import { defineTechnique, type TrainingRun } from './technique'
 
@@ -13,7 +12,8 @@ export function layersKept(layers: number, p: number): number[] {
 }
 
 /** Keeps these layers of a model and disposes of the others. */
-export function keepLayers(model: { blocks: TransformerBlock[]; config: { layers: number } }, keep: readonly number[]): void {
+export function keepLayers<B extends { dispose(): void }>(model: { blocks: B[]; config: { layers: number } }, keep: readonly number[]): void {
+  if (!keep.length) throw new LeanformerError('ERR_ARGUMENT', 'keepLayers: no layer is kept', 'give at least one, counted from 0')
   for (const i of keep) {
     if (!model.blocks[i]) throw new LeanformerError('ERR_ARGUMENT', `keepLayers: there is no layer ${i} among ${model.blocks.length}`)
   }

@@ -1,6 +1,6 @@
-// Pruning of a trained model. Unstructured: the smallest weights become 0. Structured: heads, feed-forward units and whole
-// layers go, and the matrices shrink. Scores: heads and units by |dL/dg| of a gate g = 1 on each (for a unit, its Taylor
-// term |sum a dL/da|), layers by how much they turn the hidden state, 1 - cos(x_in, x_out).
+// Pruning of a trained model. Unstructured: the smallest weights become 0. Structured: heads and feed-forward units go, and
+// the matrices shrink; whole layers go by keepLayers() of layer_drop.ts. Scores: heads and units by |dL/dg| of a gate g = 1
+// on each (for a unit, its Taylor term |sum a dL/da|), layers by how much they turn the hidden state, 1 - cos(x_in, x_out).
 // Source: Michel et al., arXiv 1905.10650; Molchanov et al., arXiv 1906.10771; ShortGPT: Men et al., arXiv 2403.03853.
 import { backward } from '../autograd/backward'
 import { noGrad } from '../autograd/tape'
@@ -28,6 +28,7 @@ export type PrunableBlock = Module<never, Tensor> & { attention: Attention; mlp:
 /** A model whose layers lie in `blocks`: GPT, LLaMA, BERT, ViT. */
 export interface PrunableModel extends Module<never, unknown> {
   blocks: PrunableBlock[]
+  config: { layers: number }
 }
 
 /** Losses of some batches, one after another; the scores add up over them. */
@@ -101,17 +102,6 @@ export function shrink(model: PrunableModel, scores: { heads: number[][]; units:
     if (keep.heads !== undefined) attention.keepHeads(best(scores.heads[i], keep.heads))
     if (keep.units !== undefined) mlp.keepUnits(best(scores.units[i], keep.units))
   }
-}
-
-/** Keeps these layers and disposes the others. */
-export function keepLayers(model: PrunableModel, layers: readonly number[]): void {
-  if (!layers.length || layers.some((i) => !model.blocks[i])) {
-    throw new LeanformerError('ERR_ARGUMENT', `prune: layers ${layers.join(', ')} of ${model.blocks.length}`, 'give at least one, counted from 0')
-  }
-  for (const [i, block] of model.blocks.entries()) if (!layers.includes(i)) block.dispose()
-  model.blocks = layers.map((i) => model.blocks[i])
-  const { config } = model as unknown as { config?: { layers?: number } }
-  if (config?.layers !== undefined) config.layers = layers.length
 }
 
 /**

@@ -69,7 +69,7 @@ export interface Technique {
   /** Names of techniques that must come before this one. */
   after?: readonly string[]
   /** Before anything else, when a run starts: for what takes files. */
-  prepare?(files: { openModel(path: string): Promise<Module<never, unknown>> }): Promise<void>
+  open?(files: { openModel(path: string): Promise<Module<never, unknown>> }): Promise<void>
   /** Changes the model's structure, before its optimiser is made; also when a trained model is loaded. */
   adapt?(model: Module<never, unknown>): void
   /** Once, before the first step. */

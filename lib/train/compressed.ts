@@ -9,7 +9,8 @@ import { Linear } from '../nn/linear'
 import { MLP } from '../nn/mlp'
 import type { Module } from '../nn/module'
 import { NF4Weight } from '../nn/nf4'
-import { keepLayers, type PrunableModel } from '../techniques/prune'
+import { keepLayers } from '../techniques/layer_drop'
+import type { PrunableModel } from '../techniques/prune'
 import { readTensors, writeTensors } from './pretrained'
 
 type Packing = { form: 'int'; bits: 8 | 4; group: number } | { form: 'nf4'; doubleQuantisation: boolean }

@@ -111,7 +111,7 @@ test('a weight of 1 on the targets alone is the plain loss; evaluation is never 
 })
 
 test('without a teacher the technique says so', async () => {
-  await expect(distil.create().prepare!({ openModel: () => Promise.reject(new Error()) })).rejects.toMatchObject({ code: 'ERR_OPTION', message: 'distil: teacher is missing' })
+  await expect(distil.create().open!({ openModel: () => Promise.reject(new Error()) })).rejects.toMatchObject({ code: 'ERR_OPTION', message: 'distil: teacher is missing' })
   expect(() => distil.create().setup!({ model: new GPT(tinyConfig) } as never)).toThrow(/teacher was not opened/)
 })
 

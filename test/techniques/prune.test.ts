@@ -6,7 +6,8 @@ import { GPT } from '../../lib/models/gpt'
 import { Llama } from '../../lib/models/llama'
 import { Rescale } from '../../lib/nn/rescale'
 import { mul } from '../../lib/ops/elementwise'
-import { best, gateScores, keepLayers, layerScores, pruneMagnitude, shrink, type PrunableModel } from '../../lib/techniques/prune'
+import { keepLayers } from '../../lib/techniques/layer_drop'
+import { best, gateScores, layerScores, pruneMagnitude, shrink, type PrunableModel } from '../../lib/techniques/prune'
 import { getDevice } from '../../lib/tensor/device'
 import { seed } from '../../lib/tensor/random'
 import { scope } from '../../lib/tensor/scope'
@@ -146,5 +147,5 @@ test('what cannot shrink says why', () => {
   expect(() => new Llama({ ...shape, kvHeads: 2 }).blocks[0].attention.keepHeads([0])).toThrow(/plain attention alone/)
   expect(() => new GPT(tinyConfig).blocks[0].attention.keepHeads([4])).toThrow(/heads 4 of 4/)
   expect(() => new GPT(tinyConfig).blocks[0].mlp.keepUnits([])).toThrow(/of 128/)
-  expect(() => keepLayers(new GPT(tinyConfig), [2])).toThrow(/layers 2 of 2/)
+  expect(() => keepLayers(new GPT(tinyConfig), [2])).toThrow(/no layer 2 among 2/)
 })
