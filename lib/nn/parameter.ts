@@ -90,6 +90,14 @@ export class Parameter {
     return before
   }
 
+  /** Layers compute with `value` from now on; its gradient arrives at the master. setComputeDType() ends it. */
+  computeWith(value: Tensor): void {
+    this.lowPrecision?.dispose()
+    this.lowPrecision = keep(value)
+    value.requiresGrad = !this.frozen
+    value.leaf = this.master
+  }
+
   /** Makes what layers compute with follow the master after it was changed in place. */
   refresh(): void {
     if (this.lowPrecision) run('write_slice', [this.lowPrecision, this.inComputeDType()], { start: this.shape.map(() => 0) })

@@ -54,6 +54,7 @@ export abstract class Optimizer {
   /** Other numbers that an exact resume needs. */
   protected scalars: Record<string, number> = {}
   private before: Record<string, number> = {}
+  private initial: Record<string, number> | undefined
   private readonly slots = new Map<string, Map<string, Tensor>>()
 
   constructor(readonly groups: ParameterGroup[]) {}
@@ -64,6 +65,7 @@ export abstract class Optimizer {
    */
   step(lr: number, clip?: Tensor | null): void {
     this.steps++
+    this.initial ??= { ...this.scalars }
     this.before = { ...this.scalars }
     this.begin(lr)
     for (const group of this.groups) {
@@ -130,6 +132,7 @@ export abstract class Optimizer {
   /** Takes over tensors and counts as state() gave them. @throws ERR_CHECKPOINT for a parameter that is not here */
   load(state: OptimizerState): void {
     const known = new Set(this.groups.flatMap((group) => [...group.parameters.keys()]))
+    this.initial ??= { ...this.scalars }
     this.disposeState()
     for (const [key, value] of state.tensors) {
       const dot = key.indexOf('.')
@@ -143,6 +146,13 @@ export abstract class Optimizer {
     }
     this.steps = state.steps
     this.scalars = { ...this.scalars, ...state.scalars }
+  }
+
+  /** Forgets all state, as if no step had been made. */
+  reset(): void {
+    this.disposeState()
+    this.steps = 0
+    this.scalars = { ...(this.initial ?? this.scalars) }
   }
 
   /** Releases the state; the parameters stay. */

@@ -13,6 +13,8 @@ export interface TrainingRun {
   parameters: Map<string, Parameter>
   /** Steps in all. */
   steps: number
+  /** Learning rate by 0-based step. */
+  schedule(step: number): number
 }
 
 /** One micro-batch of token ids. */
@@ -42,6 +44,8 @@ export interface StepContext {
   step: number
   /** The learning rate of this step; may be changed before update(). */
   lr: number
+  /** Set by a technique before update(): the gradients are not applied, and the step does not count for the optimiser. */
+  hold: boolean
   /** The micro-batches of this step. */
   readonly batches: readonly Batch[]
   /** Factor of the loss (and so of the gradients) in f16; 1 otherwise. */

@@ -105,6 +105,8 @@ export interface Checkpoint {
 
 interface PendingStep {
   step: number
+  /** Whether a technique kept the gradients from being applied. */
+  held: boolean
   batches: readonly Batch[]
   lr: number
   tokens: number
@@ -157,6 +159,7 @@ export class Trainer {
         optimizer: options.optimizer,
         parameters: options.model.namedParameters(),
         steps: options.steps,
+        schedule: options.schedule,
       })
     }
   }
@@ -367,6 +370,7 @@ export class Trainer {
     const lossScale = this.scaler?.scale ?? 1
     model.train()
     let lr = schedule(step)
+    let held = false
     const outside = defaultGenerator.state()
     const { read: numbers } = scope(() => {
       let loss: Tensor | null = null
@@ -380,6 +384,7 @@ export class Trainer {
         lr,
         batches,
         lossScale,
+        hold: false,
         clip: null,
         gradients: ({ only, redraw = false } = {}) => {
           const first = only ?? 0
@@ -399,7 +404,7 @@ export class Trainer {
           const clipped = clipGradNorm(grads, { maxNorm: clip, unscale: 1 / lossScale })
           norm = clipped.norm
           ;(context as { clip: Tensor | null }).clip = clipped.clip
-          optimizer.step(context.lr, clipped.clip)
+          if (!context.hold) optimizer.step(context.lr, clipped.clip)
           optimizer.zeroGrad()
         },
       }
@@ -413,13 +418,14 @@ export class Trainer {
       }
       this.device.repeating(next)
       lr = context.lr
+      held = context.hold
       // Read before the scope closes: reads are ordered like everything else. On meta there is nothing to read.
       return { read: this.forecast ? Promise.resolve<[number, number]>([NaN, NaN]) : Promise.all([loss!.item(), norm!.item()]) }
     })
     this.random = defaultGenerator.state()
     defaultGenerator.restore(outside)
     const done = this.device.synchronize()
-    const pending = { step, batches, lr, tokens, lossScale, numbers, done, finished: done.then(() => performance.now()) }
+    const pending = { step, batches, held, lr, tokens, lossScale, numbers, done, finished: done.then(() => performance.now()) }
     // Errors surface where the step is awaited.
     for (const promise of [pending.numbers, pending.done, pending.finished]) promise.catch(() => {})
     this.step++
@@ -431,7 +437,7 @@ export class Trainer {
     const finite = this.forecast || (Number.isFinite(loss) && Number.isFinite(norm))
     if (this.scaler) {
       this.scaler.update(!finite)
-      if (!finite) this.options.optimizer.undo()
+      if (!finite && !pending.held) this.options.optimizer.undo()
     } else if (!finite) await this.explainNonfinite(pending, loss)
     const stepMs = finish - this.lastFinish
     const flops = stats.flops - this.lastFlops
