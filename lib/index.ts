@@ -81,6 +81,7 @@ export * from './optim/schedule'
 
 export { favorKernel, randomDirections, softmaxFeatures } from './attention/favor'
 export { blockSparseKernel, softmaxKernel, windowKernel, type AttentionKernel } from './attention/kernels'
+export * from './attention/multi_kernel'
 export { featureAttention } from './attention/prefix'
 export * as patterns from './attention/patterns'
 
@@ -115,6 +116,7 @@ export { generate, type GenerateOptions } from './models/generate'
 export { growDepth, growWidth, widenState, type DepthGrowth } from './techniques/grow'
 export { keepLayers, layersKept } from './techniques/layer_drop'
 export { freezeLayers } from './techniques/freeze_layers'
+export { assignKernels, measureUnits, unitsByLayer } from './techniques/multi_kernel'
 export { cutBatch, warmupLength } from './techniques/sequence_warmup'
 
 export * from './data/tokens'

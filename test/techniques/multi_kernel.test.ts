@@ -1,0 +1,128 @@
+// Multi-kernel attention: any segmentation of one kernel is that kernel, mixtures have the gradients of their parts, and on a
+// trained model the frontier is foretold by single units.
+import { multiKernel, choose, frontier, wholeHead, type Choice, type LayerAssignment } from '../../lib/attention/multi_kernel'
+import { blockSparseKernel, softmaxKernel, windowKernel } from '../../lib/attention/kernels'
+import { localCausal } from '../../lib/attention/patterns'
+import { backward } from '../../lib/autograd/backward'
+import { randn } from '../../lib/ops/random'
+import { assignKernels, measureUnits, multiKernelTechnique, unitsByLayer } from '../../lib/techniques/multi_kernel'
+import { getDevice } from '../../lib/tensor/device'
+import { Generator } from '../../lib/tensor/random'
+import { scope } from '../../lib/tensor/scope'
+import { setRequiresGrad, type Tensor } from '../../lib/tensor/tensor'
+import { resumedRun, shortRun } from '../support/depth'
+import { heldOutLoss, Markov, markovModel, markovTrainer, train } from '../support/markov'
+
+const kernels = { softmax: softmaxKernel, near: windowKernel(4), blocks: blockSparseKernel(localCausal(9), 16) }
+const options = { heads: 4, kvHeads: 2, causal: true }
+
+/** Result and gradients of a kernel on fixed inputs. */
+async function results(kernel: (q: Tensor, k: Tensor, v: Tensor) => Tensor): Promise<Float64Array[]> {
+  const generator = new Generator(5)
+  const leaves = [4, 2, 2].map((heads) => setRequiresGrad(randn([2, 21, heads, 6], { dtype: 'f64', generator })))
+  const weights = randn([2, 21, 4, 6], { dtype: 'f64', generator })
+  const out = scope(() => {
+    const y = kernel(leaves[0], leaves[1], leaves[2])
+    backward(y, weights)
+    return y.detach()
+  })
+  return Promise.all([out, ...leaves.map((leaf) => leaf.grad!)].map((x) => x.toFloat64()))
+}
+
+function close(a: Float64Array[], b: Float64Array[], within: number): void {
+  for (const [i, x] of a.entries()) expect(x.reduce((most, value, at) => Math.max(most, Math.abs(value - b[i][at])), 0)).toBeLessThan(within)
+}
+
+test('all softmax, in any stretches, is softmax attention', async () => {
+  const whole = await results((q, k, v) => softmaxKernel(q, k, v, options))
+  const cut: LayerAssignment = [
+    [{ from: 0, to: 5, kernel: 'softmax' }, { from: 5, to: 20, kernel: 'softmax' }, { from: 20, to: Infinity, kernel: 'softmax' }],
+    wholeHead('softmax'),
+  ]
+  close(await results((q, k, v) => multiKernel(cut, kernels)(q, k, v, options)), whole, 1e-12)
+})
+
+test('a mixture has results and gradients of softmax attention with each unit masked by its own kernel', async () => {
+  const mixed: LayerAssignment = [[{ from: 0, to: 10, kernel: 'near' }, { from: 10, to: Infinity, kernel: 'softmax' }], wholeHead('blocks')]
+  const seen = await results((q, k, v) => multiKernel(mixed, kernels)(q, k, v, options))
+  const sees = (i: number, j: number, head: number) => j <= i && (head < 2 ? i >= 10 || i - j < 4 : i - j < 9)
+  const dense = blockSparseKernel({ heads: 4, keyBlocks: () => [0, 1], sees }, 16)
+  close(seen, await results((q, k, v) => dense(q, k, v, options)), 1e-8)
+})
+
+test('bad assignments are refused', () => {
+  expect(() => multiKernel([[{ from: 0, to: 4, kernel: 'softmax' }]], kernels)).toThrow('end at 4')
+  expect(() => multiKernel([[{ from: 1, to: Infinity, kernel: 'softmax' }]], kernels)).toThrow('do not follow')
+  expect(() => multiKernel([wholeHead('hash')], kernels)).toThrow('hash is not a kernel')
+})
+
+test('the frontier of small cases is that of trying everything', () => {
+  const random = new Generator(3)
+  const units: Choice[][] = Array.from({ length: 4 }, (_, u) =>
+    ['a', 'b', 'c'].map((kernel, i) => ({ kernel, cost: 3 - i + Math.sin(u + random.next().offset), change: i * (1 + Math.cos(3 * u + i)) })),
+  )
+  const points = frontier(units)
+  const all = units.reduce<{ cost: number; change: number }[]>(
+    (sums, choices) => sums.flatMap((sum) => choices.map(({ cost, change }) => ({ cost: sum.cost + cost, change: sum.change + change }))),
+    [{ cost: 0, change: 0 }],
+  )
+  for (const [i, { cost, change }] of points.entries()) {
+    expect(all.filter((other) => other.cost < cost - 1e-9 && other.change < change - 1e-9)).toEqual([])
+    if (i) expect(cost < points[i - 1].cost && change >= points[i - 1].change).toBe(true)
+  }
+  expect(choose(points, points[1].change).cost).toBe(points[1].cost)
+  expect(() => choose(points, points[0].change - 1)).toThrow(/no assignment/)
+})
+
+/** Spearman's correlation. */
+function rankCorrelation(a: readonly number[], b: readonly number[]): number {
+  const ranks = (x: readonly number[]) => x.map((value) => x.filter((other) => other < value).length + (x.filter((other) => other === value).length - 1) / 2)
+  const [p, q] = [ranks(a), ranks(b)]
+  const mean = (x: readonly number[]) => x.reduce((sum, value) => sum + value, 0) / x.length
+  const [mp, mq] = [mean(p), mean(q)]
+  const sum = (f: (i: number) => number) => p.reduce((total, _, i) => total + f(i), 0)
+  return sum((i) => (p[i] - mp) * (q[i] - mq)) / Math.sqrt(sum((i) => (p[i] - mp) ** 2) * sum((i) => (q[i] - mq) ** 2))
+}
+
+test('frontier of a trained model: monotone, ends at the single kernels, foretold and measured losses agree in order', async () => {
+  const model = markovModel({ layers: 2 })
+  await train(markovTrainer(model, { steps: 150, lr: 2e-3 }))
+  const device = getDevice('cpu')
+  const source = new Markov()
+  const evaluate = async () => {
+    const before = (await device.synchronize()).flops
+    const loss = await heldOutLoss(model, source, 2)
+    return { loss, cost: (await device.synchronize()).flops - before }
+  }
+  const choices = { softmax: softmaxKernel, eight: windowKernel(8), one: windowKernel(1) }
+  const points = frontier(await measureUnits(model as never, choices, 'softmax', evaluate))
+  expect(points.length).toBeGreaterThanOrEqual(5)
+  const measure = async (names: readonly string[]) => {
+    assignKernels(model as never, unitsByLayer(model as never, names), choices)
+    return evaluate()
+  }
+  const singles = new Map<string, { loss: number; cost: number }>()
+  for (const name of Object.keys(choices)) singles.set(name, await measure(Array<string>(8).fill(name)))
+  const measured: { loss: number; cost: number }[] = []
+  for (const { kernels: names } of points) measured.push(await measure(names))
+  for (let i = 1; i < points.length; ++i) {
+    expect(measured[i].cost).toBeLessThan(measured[i - 1].cost)
+    expect(points[i].change).toBeGreaterThanOrEqual(points[i - 1].change)
+  }
+  expect(measured[points.length - 1].cost).toBe(singles.get('one')!.cost)
+  expect(measured[0].loss).toBeLessThan(singles.get('softmax')!.loss + 0.01)
+  expect(rankCorrelation(points.map(({ change }) => change), measured.map(({ loss }) => loss))).toBeGreaterThanOrEqual(0.8)
+  // At the cost of the middle kernel the frontier is at least as good.
+  const middle = singles.get('eight')!
+  const best = Math.min(...measured.filter(({ cost }) => cost <= middle.cost).map(({ loss }) => loss))
+  expect(best).toBeLessThanOrEqual(middle.loss + 0.02)
+  model.dispose()
+}, 120_000)
+
+test('as a technique: share=0 is the run without it, otherwise it trains and resumes exactly', async () => {
+  expect(await shortRun(multiKernelTechnique.create({ share: 0 }), 2)).toEqual(await shortRun(null, 2))
+  const make = () => multiKernelTechnique.create({ window: 3 })
+  const losses = await shortRun(make(), 2)
+  expect(losses[5]).toBeLessThan(losses[0])
+  expect(await resumedRun(make, 2, 6, 3)).toEqual(losses)
+})
