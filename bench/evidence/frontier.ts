@@ -22,20 +22,21 @@ function points(records: readonly CardRecord[]): Point[] {
     const key = `${arm.flops} ${arm.bitsPerByte.mean}`
     if (!byKey.has(key)) byKey.set(key, { label, flops: arm.flops, bits: arm.bitsPerByte.mean, baseline })
   }
-  for (const { baseline, technique, title, pretrainFlags } of records) {
+  for (const { baseline, technique, pretrainFlags } of records) {
     if (pretrainFlags) continue // another text, and FLOPs that were spent before
     add(baseline, baseline.label, true)
-    add(technique, title, false)
+    add(technique, technique.label, false)
   }
   return [...byKey.values()]
 }
 
-/** Points that no other point beats in both FLOPs and loss, from few FLOPs to many. */
+// Equal budgets are equal to a whole number of steps.
+const sameFlops = 1.03
+
+/** Points that no other beats in loss with as many FLOPs or fewer, from few FLOPs to many. */
 export function undominated<T extends { flops: number; bits: number }>(all: readonly T[]): T[] {
-  const ordered = [...all].sort((a, b) => a.flops - b.flops || a.bits - b.bits)
-  const out: T[] = []
-  for (const point of ordered) if (!out.length || point.bits < out[out.length - 1].bits) out.push(point)
-  return out
+  const best = all.filter((point) => all.every((other) => other.flops > point.flops * sameFlops || other.bits >= point.bits))
+  return best.sort((a, b) => a.flops - b.flops)
 }
 
 export function frontierSvg(records: readonly CardRecord[]): string {

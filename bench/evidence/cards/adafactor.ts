@@ -6,6 +6,6 @@ export default defineCard({
   claim: 'Row and column means in place of the second moment save nearly all of its memory at about the same loss (Shazeer and Stern, arXiv 1804.04235).',
   budget: 'flops',
   baseline: adamw,
-  technique: { label: "'Adafactor'", options: { optimizer: 'adafactor:relative=false' }, lr: 8e-3 },
+  technique: { label: 'Adafactor', options: { optimizer: 'adafactor:relative=false' }, lr: 8e-3 },
   when: 'When optimiser state is what does not fit.',
 })

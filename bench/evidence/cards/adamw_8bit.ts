@@ -7,6 +7,6 @@ export default defineCard({
   budget: 'steps',
   improves: 'peakBytes',
   baseline: adamw,
-  technique: { label: "'8-bit moments'", options: { optimizer: 'adamw_8bit' }, lr: 8e-3 },
+  technique: { label: '8-bit moments', options: { optimizer: 'adamw_8bit' }, lr: 8e-3 },
   when: 'Whenever optimiser state takes a large share of the memory; small tensors keep f32 moments, so small models save less.',
 })

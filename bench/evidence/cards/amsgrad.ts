@@ -6,6 +6,6 @@ export default defineCard({
   claim: 'A second moment that never falls repairs the proof of convergence of Adam (Reddi et al., ICLR 2018).',
   budget: 'flops',
   baseline: adamw,
-  technique: { label: "'AMSGrad'", options: { optimizer: 'amsgrad:beta2=0.95' }, lr: 8e-3 },
+  technique: { label: 'AMSGrad', options: { optimizer: 'amsgrad:beta2=0.95' }, lr: 8e-3 },
   when: 'When a run must not take larger steps again late in training; otherwise AdamW.',
 })

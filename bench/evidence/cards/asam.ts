@@ -6,6 +6,6 @@ export default defineCard({
   claim: 'SAM with a neighbourhood that does not depend on the scale of the weights (Kwon et al., arXiv 2102.11600).',
   budget: 'flops',
   baseline: adamw,
-  technique: { label: "'ASAM, rho 0.5'", options: { technique: ['asam'] }, lr: 8e-3 },
+  technique: { label: 'ASAM, rho 0.5', options: { technique: ['asam'] }, lr: 8e-3 },
   when: 'As SAM.',
 })

@@ -7,6 +7,6 @@ export default defineCard({
   budget: 'flops',
   options: { batch: 64, steps: 100, warmup: 10 },
   baseline: { ...adamw, label: 'AdamW, batch 64' },
-  technique: { label: "'LAMB, batch 64'", options: { optimizer: 'lamb:beta2=0.95' }, lr: 1.6e-2 },
+  technique: { label: 'LAMB, batch 64', options: { optimizer: 'lamb:beta2=0.95' }, lr: 1.6e-2 },
   when: 'In batches far beyond the critical size, where AdamW has become unstable.',
 })

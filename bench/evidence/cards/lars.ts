@@ -7,6 +7,6 @@ export default defineCard({
   budget: 'flops',
   options: { batch: 64, steps: 100, warmup: 10 },
   baseline: { ...adamw, label: 'AdamW, batch 64' },
-  technique: { label: "'LARS, batch 64'", options: { optimizer: 'lars' }, lr: 8 },
+  technique: { label: 'LARS, batch 64', options: { optimizer: 'lars' }, lr: 8 },
   when: 'For convolutional networks in large batches; transformers want LAMB or AdamW.',
 })

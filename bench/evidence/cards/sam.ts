@@ -6,6 +6,6 @@ export default defineCard({
   claim: 'A second gradient at the worst nearby point finds flatter minima, which generalise better (Foret et al., arXiv 2010.01412).',
   budget: 'flops',
   baseline: adamw,
-  technique: { label: "'SAM, rho 0.05'", options: { technique: ['sam'] }, lr: 8e-3 },
+  technique: { label: 'SAM, rho 0.05', options: { technique: ['sam'] }, lr: 8e-3 },
   when: 'In training over many epochs on little data; a run that reads its text once pays twice for nothing.',
 })

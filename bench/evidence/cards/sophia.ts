@@ -6,6 +6,6 @@ export default defineCard({
   claim: 'Steps scaled by a cheap estimate of the curvature halve the steps of Adam (Liu et al., arXiv 2305.14342).',
   budget: 'flops',
   baseline: adamw,
-  technique: { label: "'Sophia-G'", options: { optimizer: 'sophia', technique: ['sophia_curvature'] }, lr: 1e-3 },
+  technique: { label: 'Sophia-G', options: { optimizer: 'sophia', technique: ['sophia_curvature'] }, lr: 1e-3 },
   when: 'Hardly ever before AdamW has been tuned; its second setting, rho, must be searched as well.',
 })

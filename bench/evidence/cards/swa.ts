@@ -6,6 +6,6 @@ export default defineCard({
   claim: 'Averaging weights along the end of a run finds wider optima (Izmailov et al., arXiv 1803.05407).',
   budget: 'steps',
   baseline: adamw,
-  technique: { label: "'SWA over the last quarter'", options: { technique: ['swa'] }, lr: 8e-3 },
+  technique: { label: 'SWA over the last quarter', options: { technique: ['swa'] }, lr: 8e-3 },
   when: 'With a learning rate that stays high; after a decay there is little left to average.',
 })

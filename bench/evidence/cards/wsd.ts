@@ -5,6 +5,6 @@ export default defineCard({
   claim: 'Warm-up, stable, decay reaches the loss of a cosine, and the stable part can be continued (Hu et al., arXiv 2404.06395).',
   budget: 'steps',
   baseline: { ...adamw, label: 'AdamW, cosine' },
-  technique: { label: "'WSD'", options: { schedule: 'wsd' }, lr: 8e-3 },
+  technique: { label: 'WSD', options: { schedule: 'wsd' }, lr: 8e-3 },
   when: 'When the length of the run may still change: keep the stable part and decay from any of its checkpoints.',
 })
