@@ -1,8 +1,8 @@
 // matmul: the product by cuBLASLt (library.h) with bias, residual or `into`, and tanh-GELU or its derivative in 16 bits, in
 // its epilogue. The rest goes over C once more: exact GELU, SiLU, ReLU, a residual after an activation, everything but sums
-// in f64, GELU in f32 (the library's is an approximation good for 16 bits), and a bias of another format.
+// in f64, GELU in f32 (how exact the library's is, is not documented), and a bias of another format.
 //
-// finish_kernel: a thread owns 16 bytes of C in each of its rows. Bound by bytes; 40 registers or less, so full occupancy.
+// finish_kernel: a thread owns 16 bytes of C in each of its rows. Bound by bytes; 48 registers or less: 40 warps an SM.
 // row_sums_kernel, column_sums_kernel: sums of op(A) along k, the gradient of a bias. Bound by bytes: A is read once.
 #include "cuda/activation.cuh"
 #include "cuda/column_sums.cuh"
