@@ -136,7 +136,11 @@ LF_INSTANTIATE(double)
 #undef LF_INSTANTIATE
 
 LF_CUDA_KERNEL(attention, attention)
+LF_CUDA_FROM_BLOCK(attention, 6)
+LF_CUDA_FROM_BLOCK(attention, 7)
 LF_CUDA_KERNEL(attention_backward, attention_backward)
+LF_CUDA_FROM_BLOCK(attention_backward, 6)
+LF_CUDA_FROM_BLOCK(attention_backward, 7)
 LF_CUDA_WORKSPACE(attention_backward, backward_workspace)
 
 }  // namespace lf::cuda

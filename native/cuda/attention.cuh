@@ -24,11 +24,14 @@ struct AttentionProblem {
   const float* slopes;      // [heads] or nullptr
   double scale, kept;       // kept: what dropout multiplies with, 1 / (1 - probability)
   float dropout;            // probability
-  PhiloxKey key;
+  Attribute seed, offset;   // of dropout; a step that is replayed as a graph has other ones each time
   bool causal, packed;
   AttentionBlocks by_query, by_key;  // for tiles of queries, and of keys
   bool aligned;  // every row of every tensor of elements starts at a multiple of 16 bytes and is made of whole 16 bytes
 
+  __device__ PhiloxKey random_key() const {
+    return philox_key(static_cast<int64_t>(seed.get()), static_cast<int64_t>(offset.get()));
+  }
   __device__ int position(int query) const { return kv_length - queries + query; }
   // Query i may see keys [first_key, end_key); both grow with i.
   __device__ int first_key(int query) const { return window ? max(0, position(query) - window + 1) : 0; }
@@ -115,7 +118,7 @@ struct AttentionSteps {
 __device__ __forceinline__ bool attention_keeps(const AttentionProblem& p, int64_t head_index, int query, int key) {
   const int64_t e = (head_index * p.queries + query) * p.keys + key;
   uint32_t words[4];
-  philox(p.key, static_cast<uint64_t>(e) / 4, words);
+  philox(p.random_key(), static_cast<uint64_t>(e) / 4, words);
   const int w = static_cast<int>(e % 4);
   const uint32_t word = w == 0 ? words[0] : w == 1 ? words[1] : w == 2 ? words[2] : words[3];
   return philox_uniform(word) >= p.dropout;
@@ -150,7 +153,8 @@ inline AttentionProblem attention_problem(const KernelArgs* args, int q, int k, 
   p.scale = args->number(4) ? args->number(4) : 1.0 / sqrt(static_cast<double>(p.width));
   p.dropout = static_cast<float>(args->number(5));
   p.kept = 1.0 / (1.0 - args->number(5));
-  p.key = philox_key(args->integer(6), args->integer(7));
+  p.seed = attribute(args, 6);
+  p.offset = attribute(args, 7);
   const TensorView &mask = args->inputs[masks], &segments = args->inputs[masks + 1], &slopes = args->inputs[masks + 2];
   p.key_mask = mask.present() ? mask.as<const uint8_t>() : nullptr;
   p.segments = segments.present() ? segments.as<const int32_t>() : nullptr;

@@ -6,6 +6,8 @@
 // A warp owns 16 rows. P = exp(S - lse) and dS = P (dP - delta), with dP = dO V^T, never leave registers. Seven products
 // instead of the five of a kernel with atomics. Wide heads: a block adds up a slice of the columns only, so that its sums stay
 // in registers, and computes the scores again for each slice. Bound by tensor cores.
+// An H100's multiprocessor has 2 or 3 blocks of 16-bit heads (grad_kv 166 to 251 registers, grad_q 155 to 240; 36 to 97 KB of
+// shared memory), 2 to 4 of f32 heads, 1 above 128 columns (160 KB).
 #include "cuda/attention_mma.cuh"
 
 namespace lf::cuda {
@@ -63,12 +65,16 @@ __device__ __forceinline__ float score_lse(float lse) {
 
 // Columns of the results that a block adds up, so that they fit in registers.
 template <class T, int D>
-constexpr int kQueryColumns = sizeof(T) == 4 && D > 128 ? 64 : D;
+constexpr int kQueryColumns = sizeof(T) == 4 && D > 128 ? 128 : D;
 template <class T, int D>
 constexpr int kKeyColumns = sizeof(T) == 4 && D > 64 ? 64 : D > 128 ? 128 : D;
 
+// As many blocks of grad_q as shared memory leaves room for; told so, the compiler spills nothing.
 template <class T, int D>
-__global__ void __launch_bounds__(kMmaThreads) attention_mma_grad_q(AttentionProblem p, AttentionBackward<T> t) {
+constexpr int kQueryBlocks = MmaSizes<T, D>::kRowBytes <= 256 ? 3 : MmaSizes<T, D>::kRowBytes == 512 ? 2 : 1;
+
+template <class T, int D>
+__global__ void __launch_bounds__(kMmaThreads, kQueryBlocks<T, D>) attention_mma_grad_q(AttentionProblem p, AttentionBackward<T> t) {
 #if __CUDA_ARCH__ >= 800
   using Sizes = MmaSizes<T, D>;
   constexpr int kChunks = Sizes::kChunks, kKeys = Sizes::kPassing, kStages = Sizes::kBackwardStages;

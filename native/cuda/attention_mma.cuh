@@ -283,6 +283,7 @@ __device__ __forceinline__ uint32_t kept_bits(const AttentionProblem& p, int hea
     return element_bits<kN, kKeysAreRows>(row, column, [&](int query, int key) { return attention_keeps(p, head_index, query, key); });
   }
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const PhiloxKey random_key = p.random_key();
   uint32_t bits = 0;
 #pragma unroll 1
   for (int n = 0; n < kN / 8; ++n) {
@@ -292,7 +293,7 @@ __device__ __forceinline__ uint32_t kept_bits(const AttentionProblem& p, int hea
     const int query = kKeysAreRows ? column + n * 8 + 2 * t + mine % 2 : row + g + mine / 2 * 8;
     const int key = kKeysAreRows ? row + g / 4 * 4 + mine / 2 * 8 : column + n * 8 + t / 2 * 4;
     uint32_t words[4];
-    philox(p.key, static_cast<uint64_t>(((int64_t{head_index} * p.queries + query) * p.keys + key) / 4), words);
+    philox(random_key, static_cast<uint64_t>(((int64_t{head_index} * p.queries + query) * p.keys + key) / 4), words);
     auto note = [&](uint32_t word, int i) {
       if (philox_uniform(word) >= p.dropout) bits |= 1u << (4 * n + i);
     };
