@@ -6,8 +6,8 @@
 // A warp owns 16 rows. P = exp(S - lse) and dS = P (dP - delta), with dP = dO V^T, never leave registers. Seven products
 // instead of the five of a kernel with atomics. Wide heads: a block adds up a slice of the columns only, so that its sums stay
 // in registers, and computes the scores again for each slice. Bound by tensor cores.
-// An H100's multiprocessor has 2 or 3 blocks of 16-bit heads (grad_kv 166 to 251 registers, grad_q 155 to 240; 36 to 97 KB of
-// shared memory), 2 to 4 of f32 heads, 1 above 128 columns (160 KB).
+// An H100's multiprocessor has 2 blocks of grad_kv and 3 of grad_q (2 above 128 columns of 16 bits or 64 of f32); 1 of f32 heads
+// above 128 columns (160 KB of shared memory). At most 255 registers a thread, 168 where there are 3 blocks.
 #include "cuda/attention_mma.cuh"
 
 namespace lf::cuda {
@@ -69,9 +69,11 @@ constexpr int kQueryColumns = sizeof(T) == 4 && D > 128 ? 128 : D;
 template <class T, int D>
 constexpr int kKeyColumns = sizeof(T) == 4 && D > 64 ? 64 : D > 128 ? 128 : D;
 
-// As many blocks of grad_q as shared memory leaves room for; told so, the compiler spills nothing.
+// As many blocks of a kernel as shared memory and registers leave room for; told so, the compiler spills nothing.
 template <class T, int D>
 constexpr int kQueryBlocks = MmaSizes<T, D>::kRowBytes <= 256 ? 3 : MmaSizes<T, D>::kRowBytes == 512 ? 2 : 1;
+template <class T, int D>
+constexpr int kKeyBlocks = MmaSizes<T, D>::kRowBytes == 1024 ? 1 : 2;
 
 template <class T, int D>
 __global__ void __launch_bounds__(kMmaThreads, kQueryBlocks<T, D>) attention_mma_grad_q(AttentionProblem p, AttentionBackward<T> t) {
@@ -148,7 +150,7 @@ __global__ void __launch_bounds__(kMmaThreads, kQueryBlocks<T, D>) attention_mma
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(kMmaThreads) attention_mma_grad_kv(AttentionProblem p, AttentionBackward<T> t) {
+__global__ void __launch_bounds__(kMmaThreads, kKeyBlocks<T, D>) attention_mma_grad_kv(AttentionProblem p, AttentionBackward<T> t) {
 #if __CUDA_ARCH__ >= 800
   using Sizes = MmaSizes<T, D>;
   constexpr int kChunks = Sizes::kChunks, kQueries = Sizes::kPassing, kStages = Sizes::kBackwardStages;
