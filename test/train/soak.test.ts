@@ -28,9 +28,10 @@ test('10,000 steps leave nothing behind', async () => {
     expect(later.live).toBe(first.live)
     expect(later.reserved).toBe(first.reserved)
     expect(later.handles).toBe(first.handles)
-    // Collected, so what is left is held: 40 bytes a step would be 320 kB. Measured: 100 kB.
-    expect(later.heap).toBeLessThan(first.heap + 320e3)
   }
+  // Collected, so what is left is held. Up to the second reading V8 compiles: 0.3 MB. From there 54 bytes a step would be 320 kB;
+  // measured: up and down by 160 kB.
+  for (const { heap } of seen.slice(2)) expect(heap).toBeLessThan(seen[1].heap + 320e3)
   expect(seen).toHaveLength(5)
   model.dispose()
   optimizer.dispose()
