@@ -144,6 +144,8 @@ try {
       console.log(`${spec.name.padEnd(28)} ${(1e6 * times[`${spec.name} forward`]).toFixed(1).padStart(9)} us forward`)
     }
     known.measured = { device: device.facts().description, seconds: times }
+    const baselines = path.join('bench', 'results', 'gpu.json')
+    if (existsSync(baselines)) known.baselines = (JSON.parse(readFileSync(baselines, 'utf8')) as { results: Report['baselines'] }).results
   } else {
     const cases = kernelCases.filter(({ name }) => name.includes(values.only)).flatMap((spec) => {
       console.error(spec.name)

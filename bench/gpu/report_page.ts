@@ -45,6 +45,8 @@ export interface Report {
   cases: CaseReport[]
   resources: Resources[]
   measured: { device: string; seconds: Record<string, number> } | null
+  /** What `npm run bench -- gpu` last printed on that device, by section. */
+  baselines?: Record<string, Record<string, string | number | null>[]>
 }
 
 interface Chip {
@@ -80,7 +82,21 @@ const shortName = (name: string) =>
     .replace(/\(.*$/s, '')
     .replaceAll('|', '\\|')
 
-export function renderReport({ cases, resources, measured }: Report): string {
+const cell = (value: string | number | null) => (typeof value === 'number' ? String(Number(value.toPrecision(4))) : (value ?? ''))
+
+function renderBaselines(baselines: NonNullable<Report['baselines']>): string[] {
+  return Object.entries(baselines).flatMap(([section, rows]) => {
+    const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))]
+    return [
+      '', `## Baselines: ${section}`, '',
+      `| ${columns.map((name) => name.replaceAll('_', ' ')).join(' | ')} |`,
+      `|${columns.map((name) => (typeof rows[0][name] === 'number' ? '--:' : '---')).join('|')}|`,
+      ...rows.map((row) => `| ${columns.map((name) => cell(row[name] ?? null)).join(' | ')} |`),
+    ]
+  })
+}
+
+export function renderReport({ cases, resources, measured, baselines }: Report): string {
   const lines = [
     '# The CUDA kernels: counters, limits, times',
     '',
@@ -123,5 +139,6 @@ export function renderReport({ cases, resources, measured }: Report): string {
   }
   const archs = [...new Set(resources.map(({ arch }) => arch))]
   lines.push('', `Compiled for ${archs.join(', ')}: ${archs.map((arch) => `${resources.filter((r) => r.arch === arch).length} kernels on ${arch}, ${resources.filter((r) => r.arch === arch && (r.stack || r.local)).length} of them with stack or spills`).join('; ')}.`)
+  if (baselines) lines.push(...renderBaselines(baselines))
   return lines.join('\n') + '\n'
 }

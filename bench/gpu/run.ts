@@ -211,6 +211,7 @@ async function trainSteps(config: GPTConfig, batch: number, { precision, graphs,
       return { loss: (graphs ? device.repeating(work) : work()).item() }
     })
   device.resetPeak()
+  const before = (await device.synchronize()).graphReplays
   const pending: Promise<number>[] = []
   let last = NaN
   const ms = await stepMilliseconds(async () => {
@@ -223,7 +224,7 @@ async function trainSteps(config: GPTConfig, batch: number, { precision, graphs,
   const flopsPerToken = 6 * (12 * config.layers * config.width ** 2 + config.vocab * config.width) + 6 * config.layers * config.width * config.context
   optimizer.dispose()
   model.dispose()
-  return { ms, peakBytes, graphReplays, loss: last, tokensPerSecond: (1000 * tokens) / ms, tflops: (flopsPerToken * tokens) / ms / 1e9 }
+  return { ms, peakBytes, graphReplays: graphReplays - before, loss: last, tokensPerSecond: (1000 * tokens) / ms, tflops: (flopsPerToken * tokens) / ms / 1e9 }
 }
 
 if (wants('checkpointing')) {

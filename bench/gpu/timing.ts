@@ -8,13 +8,15 @@ import { median } from '../../lib/train/format'
  * Warm-up first: libraries choose their algorithms then.
  */
 export async function deviceSeconds(device: Device, body: () => void, { repeats = 9, only }: { repeats?: number; only?: readonly string[] } = {}) {
-  for (let i = 0; i < 3; ++i) scope(body)
+  // Nothing that `body` returns may leave the scope.
+  const once = () => scope(() => void body())
+  for (let i = 0; i < 3; ++i) once()
   await device.synchronize()
   device.timeOperators(true)
   const times: number[] = []
   for (let i = 0; i < repeats; ++i) {
     device.profile(true)
-    scope(body)
+    once()
     await device.synchronize()
     const entries = device.profile(true).filter(({ op }) => !only || only.includes(op))
     times.push(entries.reduce((sum, entry) => sum + entry.seconds, 0))
