@@ -138,7 +138,10 @@ export function renderReport({ cases, resources, measured, baselines }: Report):
     lines.push(`| ${cells.join(' | ')} |`)
   }
   const archs = [...new Set(resources.map(({ arch }) => arch))]
-  lines.push('', `Compiled for ${archs.join(', ')}: ${archs.map((arch) => `${resources.filter((r) => r.arch === arch).length} kernels on ${arch}, ${resources.filter((r) => r.arch === arch && (r.stack || r.local)).length} of them with stack or spills`).join('; ')}.`)
+  for (const arch of archs) {
+    const own = resources.filter((each) => each.arch === arch)
+    lines.push('', `${own.length} kernels are compiled for ${arch}, ${own.filter(({ stack, local }) => stack || local).length} of them with stack or spills.`)
+  }
   if (baselines) lines.push(...renderBaselines(baselines))
   return lines.join('\n') + '\n'
 }

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kChunk = 1 << 14;  // elements; also in the kernel part
 
-void check_group(OpCall& call, int states) {
+[[maybe_unused]] void check_group(OpCall& call, int states) {
   const int64_t count = call.integer(0);
   const int64_t given = call.num_inputs - 1;
   if (given != count * (2 + states) && given != count * (3 + states)) {
@@ -45,7 +45,7 @@ void check_group(OpCall& call, int states) {
 }
 
 // `written` of the parts are written, all but the copies are read.
-Cost group_cost(const OpCall& call, int states, double flops) {
+[[maybe_unused]] Cost group_cost(const OpCall& call, int states, double flops) {
   Cost cost;
   const int64_t count = call.integer(0);
   for (int64_t i = 1; i < call.num_inputs; ++i) {
