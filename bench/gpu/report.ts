@@ -3,6 +3,7 @@
 //
 //   npm run bench -- gpu-report             counters into docs/gpu.json, then docs/gpu.md; LEANFORMER_GPUSIM names the simulator
 //   npm run bench -- gpu-report --measure   times on this machine's GPU into docs/gpu.json, then docs/gpu.md
+//   npm run bench -- gpu-report --page      docs/gpu.md alone, from docs/gpu.json
 //   npm run bench -- gpu-report --check     fails where a kernel misses a bar, changes nothing
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync, existsSync } from 'node:fs'
@@ -19,13 +20,14 @@ const { values } = parseArgs({
   options: {
     measure: { type: 'boolean', default: false },
     check: { type: 'boolean', default: false },
+    page: { type: 'boolean', default: false },
     child: { type: 'string' },
     part: { type: 'string' },
     only: { type: 'string', default: '' },
   },
 })
 type Part = 'forward' | 'backward'
-const device = getDevice('cuda:0')
+const device = getDevice(values.page ? 'cpu' : 'cuda:0')
 const reportFile = path.join('docs', 'gpu.json')
 const page = path.join('docs', 'gpu.md')
 const plugin = process.env.LEANFORMER_CUDA_PLUGIN ?? path.join('build', 'Release', 'leanformer_cuda.so')
@@ -134,7 +136,9 @@ const known: Report = existsSync(reportFile)
   : { cases: [], resources: [], measured: null }
 
 try {
-  if (values.measure) {
+  if (values.page) {
+    console.log(page)
+  } else if (values.measure) {
     const times: Record<string, number> = {}
     for (const spec of kernelCases) {
       if (!spec.name.includes(values.only)) continue

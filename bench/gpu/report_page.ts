@@ -82,7 +82,7 @@ const shortName = (name: string) =>
     .replace(/\(.*$/s, '')
     .replaceAll('|', '\\|')
 
-const cell = (value: string | number | null) => (typeof value === 'number' ? String(Number(value.toPrecision(4))) : (value ?? ''))
+const cell = (value: string | number | null) => (typeof value === 'number' ? String(Number.isInteger(value) ? value : Number(value.toPrecision(4))) : (value ?? ''))
 
 function renderBaselines(baselines: NonNullable<Report['baselines']>): string[] {
   return Object.entries(baselines).flatMap(([section, rows]) => {
@@ -125,7 +125,7 @@ export function renderReport({ cases, resources, measured, baselines }: Report):
       each.bound === 'bytes' ? (moved / each.bytes).toFixed(2) : 'bound by FLOPs',
       moved ? `${((100 * (sum('globalLoadBytes') + sum('globalStoreBytes'))) / moved).toFixed(0)} %` : '',
       shared ? `${((100 * conflicts) / (shared + conflicts)).toFixed(1)} %` : 'none',
-      ...chips.map((chip) => forecast(each.kernels, chip).toFixed(1)),
+      ...chips.map((chip) => (own.length < each.kernels.length ? '' : forecast(own, chip).toFixed(1))),
       seconds === undefined ? '' : (1e6 * seconds).toFixed(1),
     ]
     lines.push(`| ${cells.join(' | ')} |`)
