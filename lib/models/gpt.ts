@@ -238,7 +238,7 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
   }
 
   private prefixLength(): number {
-    return this.blocks[0].attention.prefix?.length ?? 0
+    return this.blocks[0]?.attention.prefix?.length ?? 0
   }
 
   private embedTokens(ids: Tensor, { positions }: GPTInputs, offset: number): Tensor {
