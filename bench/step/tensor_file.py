@@ -3,7 +3,9 @@
 Format: u64 little-endian length of a JSON header {name: {dtype, shape, data_offsets}}, the header, then the bytes.
 """
 
+import ctypes
 import json
+import os
 import struct
 
 import torch
@@ -15,39 +17,46 @@ DTYPES = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def encode(tensors):
-    """{name: tensor} -> the bytes of a file. Equal tensors give equal bytes."""
-    header, chunks, end = {}, [], 0
+def parts(tensors):
+    """{name: tensor} -> the bytes of a file, piece by piece. Equal tensors give equal bytes."""
     # Widest types first keeps every tensor aligned.
-    for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
-        tensor = tensors[name].detach().contiguous()
-        chunk = bytes(tensor.reshape(-1).clone().untyped_storage()) if tensor.numel() else b''
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header, end = {}, 0
+    for name in names:
+        size = tensors[name].numel() * tensors[name].element_size()
         header[name] = {
-            'dtype': NAMES[tensor.dtype], 'shape': list(tensor.shape), 'data_offsets': [end, end + len(chunk)],
+            'dtype': NAMES[tensors[name].dtype], 'shape': list(tensors[name].shape), 'data_offsets': [end, end + size],
         }
-        end += len(chunk)
-        chunks.append(chunk)
+        end += size
     text = json.dumps(header, separators=(',', ':')).encode()
     text += b' ' * (-len(text) % 8)
-    return struct.pack('<Q', len(text)) + text + b''.join(chunks)
+    yield struct.pack('<Q', len(text)) + text
+    for name in names:
+        tensor = tensors[name].detach().contiguous()
+        yield ctypes.string_at(tensor.data_ptr(), tensor.numel() * tensor.element_size())
+
+
+def encode(tensors):
+    """{name: tensor} -> the bytes of a file."""
+    return b''.join(parts(tensors))
 
 
 def load(path):
     """The file at `path` -> {name: tensor}."""
     with open(path, 'rb') as file:
-        content = file.read()
-    if len(content) < 8:
-        raise ValueError(f'{path} is not a safetensors file: {len(content)} bytes')
-    (length,) = struct.unpack('<Q', content[:8])
-    header = json.loads(content[8 : 8 + length])
-    header.pop('__metadata__', None)
-    body = bytearray(content[8 + length :])
-    tensors = {}
-    for name, entry in header.items():
-        begin, end = entry['data_offsets']
-        if not begin <= end <= len(body):
-            raise ValueError(f'{path}: {name} lies outside the file')
-        dtype = DTYPES[entry['dtype']]
-        flat = torch.frombuffer(body[begin:end], dtype=dtype) if end > begin else torch.empty(0, dtype=dtype)
-        tensors[name] = flat.reshape(entry['shape'])
+        size = os.fstat(file.fileno()).st_size
+        if size < 8:
+            raise ValueError(f'{path} is not a safetensors file: {size} bytes')
+        (length,) = struct.unpack('<Q', file.read(8))
+        header = json.loads(file.read(length))
+        header.pop('__metadata__', None)
+        tensors = {}
+        for name, entry in header.items():
+            begin, end = entry['data_offsets']
+            if not begin <= end <= size - 8 - length:
+                raise ValueError(f'{path}: {name} lies outside the file')
+            dtype = DTYPES[entry['dtype']]
+            file.seek(8 + length + begin)
+            flat = torch.frombuffer(bytearray(file.read(end - begin)), dtype=dtype) if end > begin else torch.empty(0, dtype=dtype)
+            tensors[name] = flat.reshape(entry['shape'])
     return tensors

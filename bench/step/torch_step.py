@@ -20,7 +20,7 @@ import time
 
 import torch
 
-from tensor_file import encode, load
+from tensor_file import load, parts
 from torch_model import GPT, Bert, adamw
 
 REQUIRED = ('layers', 'width', 'heads', 'context', 'batch', 'vocab')
@@ -187,7 +187,7 @@ def main():
                 answer = {'peak_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
             elif name == 'save':
                 with open(command['path'], 'wb') as file:
-                    file.write(encode(run.model.state_dict()))
+                    file.writelines(parts(run.model.state_dict()))
                 answer = {'ok': True}
             else:
                 raise ValueError(f'{name!r} is not a command: setup, step, generate, memory, save, quit')
