@@ -24,6 +24,8 @@ export interface OpAttrs {
   cos_backward: Record<string, never>
   cross_entropy: { ignore_index: number; label_smoothing: number }
   cross_entropy_backward: { ignore_index: number; label_smoothing: number }
+  csr_attention: { heads: number; kv_heads: number; causal: boolean; scale: number; entries: readonly number[]; layout: number }
+  csr_attention_backward: { heads: number; kv_heads: number; causal: boolean; scale: number; entries: readonly number[]; layout: number }
   cumsum: { axis: number; reverse: boolean }
   dequantize_blocks: { block: number; with_sign: boolean }
   div: Record<string, never>
@@ -252,6 +254,16 @@ export const opTable: OpDescription[] = [
     name: 'cross_entropy_backward',
     inputs: [input('grad'), input('logits'), input('targets'), input('log_sums')],
     attrs: [{ name: 'ignore_index', type: 'integer' }, { name: 'label_smoothing', type: 'number' }],
+  },
+  {
+    name: 'csr_attention',
+    inputs: [input('q'), input('k'), input('v'), input('row_starts'), input('columns'), input('key_mask', '?'), input('segments', '?')],
+    attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'causal', type: 'flag' }, { name: 'scale', type: 'number' }, { name: 'entries', type: 'integers' }, { name: 'layout', type: 'integer' }],
+  },
+  {
+    name: 'csr_attention_backward',
+    inputs: [input('grad_out'), input('q'), input('k'), input('v'), input('lse'), input('row_starts'), input('columns'), input('column_starts'), input('column_rows'), input('places'), input('key_mask', '?'), input('segments', '?')],
+    attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'causal', type: 'flag' }, { name: 'scale', type: 'number' }, { name: 'entries', type: 'integers' }, { name: 'layout', type: 'integer' }],
   },
   {
     name: 'cumsum',
@@ -761,4 +773,4 @@ export const opTable: OpDescription[] = [
 ]
 
 /** Of the table that the addon must have; see addon.opsHash(). */
-export const opTableHash = 2855254025
+export const opTableHash = 1825058379

@@ -1,0 +1,223 @@
+// Attention over listed (query, key) pairs: what is not listed costs nothing, however the pairs lie. On CUDA the products
+// over the list are cuSPARSE's (SDDMM and SpMM). Lists come from the patterns of lib/attention/patterns.ts, from a mask, or
+// are given. Which of dense, block-sparse and this is right where: lib/attention/crossover.ts.
+import { record } from '../autograd/tape'
+import { LeanformerError } from '../native/errors'
+import type { Device } from '../tensor/device'
+import { keep } from '../tensor/scope'
+import { run, tensor, type Tensor } from '../tensor/tensor'
+import type { Pattern } from './block_sparse_attention'
+
+export interface CsrSizes {
+  queries: number
+  keys: number
+}
+
+let layouts = 0
+
+const refuse = (text: string, hint: string) => new LeanformerError('ERR_ARGUMENT', `csrLayout: ${text}`, hint)
+
+/** A pattern's pairs for one number of queries and keys: for each pattern and query, its keys in order. */
+export class CsrLayout {
+  /** Tells layouts apart, for plans that a device keeps. */
+  readonly id = ++layouts
+  /** Pairs that a GPU computes as one sparse matrix, at most: enough to keep it busy, and the lists stay small. */
+  mostStacked = 1 << 22
+  private readonly copies: { device: Device; copies: number; tensors: Tensor[] }[] = []
+
+  /** @throws ERR_ARGUMENT where the lists are not those of a CSR matrix with columns in order */
+  constructor(
+    readonly sizes: CsrSizes,
+    /** [patterns * queries + 1]: where the pairs of each query begin, one pattern after the other. */
+    readonly rowStarts: Int32Array,
+    /** The key of each pair; those of a query grow. */
+    readonly columns: Int32Array,
+    /** One pattern for all heads, or one for each of so many. */
+    readonly patterns: number,
+  ) {
+    const { queries, keys } = sizes
+    if (rowStarts.length !== patterns * queries + 1 || rowStarts[0] !== 0 || rowStarts[patterns * queries] !== columns.length) {
+      throw refuse(`${rowStarts.length} row starts do not hold ${columns.length} pairs of ${patterns} patterns and ${queries} queries`, 'give patterns * queries + 1 numbers, from 0 to the number of pairs')
+    }
+    for (let row = 0; row < patterns * queries; ++row) {
+      if (rowStarts[row + 1] < rowStarts[row]) throw refuse(`row ${row} starts at ${rowStarts[row]} and ends at ${rowStarts[row + 1]}`, 'row starts never fall')
+      for (let e = rowStarts[row]; e < rowStarts[row + 1]; ++e) {
+        if (columns[e] < 0 || columns[e] >= keys) throw refuse(`query ${row % queries} lists the key ${columns[e]}`, `keys are counted from 0 to ${keys - 1}`)
+        if (e > rowStarts[row] && columns[e] <= columns[e - 1]) throw refuse(`query ${row % queries} lists the key ${columns[e]} after ${columns[e - 1]}`, 'list each key once, in order')
+      }
+    }
+  }
+
+  /** Pairs of each pattern. */
+  get entries(): number[] {
+    return Array.from({ length: this.patterns }, (_, p) => this.rowStarts[(p + 1) * this.sizes.queries] - this.rowStarts[p * this.sizes.queries])
+  }
+
+  /** Pairs listed, of all there are. */
+  get density(): number {
+    return this.columns.length / (this.patterns * this.sizes.queries * this.sizes.keys)
+  }
+
+  /** Whether a query sees a key. */
+  sees(query: number, key: number, head: number): boolean {
+    const row = (this.patterns === 1 ? 0 : head) * this.sizes.queries + query
+    return this.columns.subarray(this.rowStarts[row], this.rowStarts[row + 1]).includes(key)
+  }
+
+  /**
+   * @internal row_starts, columns; then column_starts, column_rows, places; of enough stacked copies for a call with so many
+   * (batch entry, head) pairs. A CPU needs no copies; on a GPU the copies together should keep it busy.
+   */
+  on(device: Device, pairs: number, group: number): Tensor[] {
+    const { queries, keys } = this.sizes
+    const unit = this.patterns === 1 ? group : this.patterns
+    const perUnit = Math.max(1, (unit / this.patterns) * this.columns.length, unit * Math.max(queries, keys))
+    const wanted = device.name.startsWith('cuda') ? Math.min(pairs, Math.max(1, Math.floor(this.mostStacked / perUnit)) * unit) : this.patterns
+    const copies = Math.max(wanted, this.patterns)
+    let found = this.copies.find((each) => each.device === device && each.copies >= copies)
+    if (!found) {
+      if (copies * Math.max(queries, keys) > 0x7fffffff || (copies / this.patterns) * this.columns.length > 0x7fffffff) {
+        throw refuse(`${this.columns.length} pairs are too many`, 'give fewer than 2^31 pairs for the heads of a group')
+      }
+      const list = (values: Int32Array) => keep(tensor(values, [values.length], { device, dtype: 'i32' }))
+      found = { device, copies, tensors: this.stacked(copies).map(list) }
+      this.copies.push(found)
+    }
+    return found.tensors
+  }
+
+  dispose(): void {
+    for (const { tensors } of this.copies) for (const each of tensors) each.dispose()
+    this.copies.length = 0
+  }
+
+  /** The lists of `copies` along the diagonal, by rows and by columns. */
+  private stacked(copies: number): Int32Array[] {
+    const { queries, keys } = this.sizes
+    const total = (copies / this.patterns) * this.columns.length
+    const rowStarts = new Int32Array(copies * queries + 1)
+    const columns = new Int32Array(total)
+    const columnStarts = new Int32Array(copies * keys + 1)
+    let at = 0
+    for (let copy = 0; copy < copies; ++copy) {
+      const first = (copy % this.patterns) * queries
+      for (let row = 0; row < queries; ++row) {
+        for (let e = this.rowStarts[first + row]; e < this.rowStarts[first + row + 1]; ++e) {
+          columns[at++] = copy * keys + this.columns[e]
+          columnStarts[copy * keys + this.columns[e] + 1]++
+        }
+        rowStarts[copy * queries + row + 1] = at
+      }
+    }
+    for (let column = 0; column < copies * keys; ++column) columnStarts[column + 1] += columnStarts[column]
+    const next = columnStarts.slice()
+    const columnRows = new Int32Array(total)
+    const places = new Int32Array(total)
+    for (let row = 0; row < copies * queries; ++row) {
+      for (let e = rowStarts[row]; e < rowStarts[row + 1]; ++e) {
+        places[e] = next[columns[e]]++
+        columnRows[places[e]] = row
+      }
+    }
+    return [rowStarts, columns, columnStarts, columnRows, places]
+  }
+}
+
+/** A layout from the keys that each query lists: lists[query], or lists[head][query]. @throws ERR_ARGUMENT */
+export function csrFromLists(lists: readonly (readonly number[])[] | readonly (readonly (readonly number[])[])[], keys: number): CsrLayout {
+  const nested = lists.some((line) => (line as readonly unknown[]).some(Array.isArray))
+  const patterns = (nested ? lists : [lists]) as readonly (readonly (readonly number[])[])[]
+  const queries = patterns[0].length
+  const wrong = patterns.find((pattern) => pattern.length !== queries)
+  if (wrong) throw refuse(`heads list ${queries} and ${wrong.length} queries`, 'list as many queries for each head')
+  const rowStarts = new Int32Array(patterns.length * queries + 1)
+  let pairs = 0
+  for (const [i, line] of patterns.flat().entries()) {
+    for (const key of line) if (!Number.isInteger(key)) throw refuse(`query ${i % queries} lists the key ${key}`, 'keys are whole numbers')
+    rowStarts[i + 1] = pairs += line.length
+  }
+  const columns = new Int32Array(pairs)
+  for (const [i, line] of patterns.flat().entries()) columns.set(line, rowStarts[i])
+  return new CsrLayout({ queries, keys }, rowStarts, columns, patterns.length)
+}
+
+/** A layout from a mask [patterns, queries, keys], not zero where a query sees a key. @throws ERR_ARGUMENT */
+export function csrFromMask(mask: ArrayLike<number | boolean>, { queries, keys }: CsrSizes, patterns = 1): CsrLayout {
+  if (mask.length !== patterns * queries * keys) {
+    throw refuse(`a mask of ${mask.length} is not [${patterns}, ${queries}, ${keys}]`, `give ${patterns * queries * keys} numbers`)
+  }
+  const rowStarts = new Int32Array(patterns * queries + 1)
+  const columns: number[] = []
+  for (let row = 0; row < patterns * queries; ++row) {
+    for (let key = 0; key < keys; ++key) if (mask[row * keys + key]) columns.push(key)
+    rowStarts[row + 1] = columns.length
+  }
+  return new CsrLayout({ queries, keys }, rowStarts, Int32Array.from(columns), patterns)
+}
+
+/**
+ * Lists the pairs of a pattern. `block` is the one that the pattern was made with, where it was (bigbird, custom).
+ * @throws ERR_ARGUMENT
+ */
+export function csrLayout(pattern: Pattern, sizes: CsrSizes, block = 64): CsrLayout {
+  const { queries, keys } = sizes
+  for (const [name, value] of Object.entries({ queries, keys, block })) {
+    if (!Number.isInteger(value) || value < (name === 'block' ? 1 : 0)) throw refuse(`${name} is ${value}`, 'give a whole number')
+  }
+  const blocks = { queries, keys, block }
+  const rowStarts = new Int32Array(pattern.heads * queries + 1)
+  const columns: number[] = []
+  for (let head = 0; head < pattern.heads; ++head) {
+    for (let row = 0; row * block < queries; ++row) {
+      const near = [...pattern.keyBlocks(row, head, blocks)]
+      for (let query = row * block; query < Math.min(queries, (row + 1) * block); ++query) {
+        for (const column of near) {
+          const end = Math.min(keys, (column + 1) * block)
+          for (let key = column * block; key < end; ++key) if (pattern.sees(query + keys - queries, key, head, blocks)) columns.push(key)
+        }
+        rowStarts[head * queries + query + 1] = columns.length
+      }
+    }
+  }
+  return new CsrLayout({ queries, keys }, rowStarts, Int32Array.from(columns), pattern.heads)
+}
+
+export interface CsrAttentionOptions {
+  heads: number
+  /** Key and value heads; fewer than `heads` for grouped queries. Default: heads. */
+  kvHeads?: number
+  /** Factor of the scores; default 1 / sqrt(head width). */
+  scale?: number
+  /** Of the listed keys, a query sees no later one. The last query stands at the last key. */
+  causal?: boolean
+  /** bool [batch, keys]: false for padding, which nobody sees. */
+  keyMask?: Tensor | null
+  /** i32 [batch, tokens]: tokens see only their own segment (packed samples). */
+  segments?: Tensor | null
+}
+
+/**
+ * q [batch, queries, heads, width], k and v [batch, keys, kvHeads, width] -> like q, over the pairs of `layout`, which was
+ * made for as many queries and keys. A query that sees no key gives zeros. f32, f16, bf16 (computed in f32) and f64.
+ * @throws ERR_SHAPE, ERR_DTYPE, ERR_ARGUMENT
+ */
+export function csrAttention(q: Tensor, k: Tensor, v: Tensor, layout: CsrLayout, options: CsrAttentionOptions): Tensor {
+  const { queries, keys } = layout.sizes
+  if (q.shape[1] !== queries || k.shape[1] !== keys) {
+    throw new LeanformerError(
+      'ERR_SHAPE',
+      `csrAttention: the layout is for ${queries} queries and ${keys} keys, not for ${q.shape[1]} and ${k.shape[1]}`,
+      'make a layout for these sizes with csrLayout()',
+    )
+  }
+  const { heads, kvHeads = heads, scale = 0, causal = false } = options
+  const attrs = { heads, kv_heads: kvHeads, causal, scale, entries: layout.entries, layout: layout.id }
+  const lists = layout.on(q.device, q.shape[0] * heads, Math.max(1, Math.floor(heads / kvHeads)))
+  const masks = [options.keyMask ?? null, options.segments ?? null]
+  const [out, lse] = run('csr_attention', [q, k, v, ...lists.slice(0, 2), ...masks], attrs)
+  record('csr_attention', [q, k, v], [out], [q, k, v, lse, ...lists, ...masks], ([grad], saved) => {
+    const g = grad!.dtype === saved[0]!.dtype ? grad! : run('cast', [grad!], { dtype: saved[0]!.dtype })[0]
+    return run('csr_attention_backward', [g, ...saved], attrs)
+  })
+  return out
+}
