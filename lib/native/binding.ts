@@ -50,6 +50,13 @@ interface Addon {
   facts(device: number): DeviceFacts
   stats(device: number, stats: Float64Array): void
   liveHandles(): number
+  program(device: number, counts: Float64Array, reset: boolean): void
+  openPager(folder: string): number
+  closePager(pager: number): void
+  pageOut(handle: number, pager: number): number
+  pageIn(handle: number): number
+  prefetch(handle: number): number
+  pagerStats(pager: number, stats: Float64Array): number
   profile(device: number, reset: boolean): OpStats[]
   ops(): string
   opsHash(): number

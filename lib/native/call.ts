@@ -172,6 +172,11 @@ function putShape(at: number, shape: readonly number[]): void {
   for (let i = 0; i < shape.length; ++i) words[at + 1 + i] = shape[i]
 }
 
+/** The number that the addon's last function left beside its code. */
+export function resultOfCall(): number {
+  return words[0]
+}
+
 export function releaseHandle(handle: number): void {
   addon.release(handle)
 }

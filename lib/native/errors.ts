@@ -1,6 +1,6 @@
 // The one error class of the library. `code` says what kind of failure it is, `hint` what would be right.
 
-// What native code answers with, in the order of `enum Code` in native/api/kernel.h.
+// What native code answers with, in the order of `enum Code` in native/api/kernel.h, and ERR_IO of native/core/pager.h.
 export const errorCodes = [
   'OK',
   'ERR_SHAPE',
@@ -13,6 +13,7 @@ export const errorCodes = [
   'ERR_KERNEL',
   'ERR_STREAM_FAILED',
   'ERR_BACKEND_LOAD',
+  'ERR_IO',
 ] as const
 
 export type NativeErrorCode = (typeof errorCodes)[number]
@@ -24,7 +25,6 @@ export type ErrorCode =
   | 'ERR_CHECKPOINT'
   | 'ERR_NON_FINITE'
   | 'ERR_ABORTED'
-  | 'ERR_IO'
 
 export class LeanformerError extends Error {
   override readonly name = 'LeanformerError'

@@ -28,6 +28,15 @@ export class Device {
     return statsNow(this.number)
   }
 
+  /**
+   * What the program has asked of the device so far, at no wait: live bytes, the most of them since the last call with
+   * `mark`, and FLOPs. Equal to stats() once the device is idle.
+   */
+  program(mark = false): { liveBytes: number; peakBytes: number; flops: number } {
+    addon.program(this.number, counts, mark)
+    return { liveBytes: counts[0], peakBytes: counts[1], flops: counts[2] }
+  }
+
   /** Per operator: calls, seconds, FLOPs, bytes. `reset` starts the count anew. */
   profile(reset = false): OpProfile[] {
     return addon.profile(this.number, reset)
@@ -106,6 +115,7 @@ export class Device {
   }
 }
 
+const counts = new Float64Array(3)
 const devices: Device[] = []
 let cudaAbsent: string | undefined
 addDevices()

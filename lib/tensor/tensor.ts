@@ -36,6 +36,8 @@ export class Tensor {
   grad: Tensor | null = null
   /** @internal The leaf that receives the gradients of this tensor: itself, or the master of a low-precision copy. */
   leaf: Tensor | null = null
+  /** @internal How the tape makes this tensor again instead of holding it; see lib/autograd/tape.ts. */
+  recipe: { inputs: readonly (Tensor | null | undefined)[]; make: (inputs: (Tensor | null)[]) => Tensor } | null = null
   /** @internal */ owner: Scope | null = null
   /** @internal The starting gradient of backward(), known to be 1 without looking. */
   isOne = false

@@ -1,5 +1,6 @@
 #include "core/dispatch.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/backends.h"
@@ -26,6 +27,7 @@ void Context::update_devices() {
       table[static_cast<size_t>(op->id)] = {device.backend->find_kernel(op->name), device.backend->find_workspace(op->name)};
     }
     kernels_.push_back(std::move(table));
+    program_.emplace_back();
   }
 }
 
@@ -88,7 +90,49 @@ void Context::release(Handle handle) {
   gone.generation = gone.generation % (1 << 28) + 1;
   free_slots_.push_back(static_cast<int32_t>(position));
   --live_handles_;
-  if (--storage->references == 0) streams_[static_cast<size_t>(device)]->release(storage);
+  if (--storage->references) return;
+  if (!storage->away) count_live(device, -storage->bytes);
+  streams_[static_cast<size_t>(device)]->release(storage);
+}
+
+void Context::count_live(int device, int64_t bytes) {
+  ProgramCounts& counts = program_[static_cast<size_t>(device)];
+  counts.live_bytes += bytes;
+  counts.peak_bytes = std::max(counts.peak_bytes, counts.live_bytes);
+}
+
+int Context::open_pager(std::string folder) {
+  pagers_.push_back(std::make_shared<Pager>(std::move(folder)));
+  return static_cast<int>(pagers_.size()) - 1;
+}
+
+Pager& Context::pager(int number) {
+  if (number < 0 || number >= static_cast<int>(pagers_.size()) || !pagers_[static_cast<size_t>(number)]) {
+    throw OpError(kDisposed, "offload: this pager was closed");
+  }
+  return *pagers_[static_cast<size_t>(number)];
+}
+
+void Context::page_out(Handle handle, int number) {
+  pager(number);  // is there
+  const Slot& found = slot(handle);
+  if (found.storage->away || !found.storage->bytes) return;
+  found.storage->away = true;
+  count_live(found.device, -found.storage->bytes);
+  stream(found.device).page_out(found.storage, pagers_[static_cast<size_t>(number)]);
+}
+
+void Context::page_in(Handle handle) {
+  const Slot& found = slot(handle);
+  if (!found.storage->away) return;
+  found.storage->away = false;
+  count_live(found.device, found.storage->bytes);
+  stream(found.device).page_in(found.storage);
+}
+
+void Context::prefetch(Handle handle) {
+  const Slot& found = slot(handle);
+  if (found.storage->away) stream(found.device).prefetch(found.storage);
 }
 
 namespace {
@@ -125,6 +169,7 @@ CreatedTensor Context::create(int device, DType dtype, const int64_t* shape, int
                               std::to_string(num_bytes));
   }
   fresh.storage = new_storage(fresh.view, "tensor");
+  count_live(device, fresh.storage->bytes);
   const char* first = static_cast<const char*>(bytes);
   target.write(fresh.storage, std::vector<char>(first, first + num_bytes));
   return add_slot(fresh);
@@ -223,6 +268,11 @@ const std::vector<CreatedTensor>& Context::call(const double* words, size_t num_
   }
   const int64_t workspace = kernel.workspace ? backend_workspace(call, kernel.workspace) : op.workspace ? op.workspace(call) : 0;
 
+  for (const Operand& in : inputs_) {
+    if (!in.storage || !in.storage->away) continue;
+    in.storage->away = false;  // comes back by itself
+    count_live(device, in.storage->bytes);
+  }
   outputs_.clear();
   created_.clear();
   for (int i = 0; i < call.num_outputs; ++i) {
@@ -230,9 +280,13 @@ const std::vector<CreatedTensor>& Context::call(const double* words, size_t num_
     fresh.view = call.outputs[i];
     fresh.device = device;
     fresh.storage = new_storage(fresh.view, op.name);
+    count_live(device, fresh.storage->bytes);
     outputs_.push_back({fresh.storage, 0, fresh.view});
     created_.push_back(add_slot(fresh));
   }
+  count_live(device, workspace);
+  count_live(device, -workspace);
+  program_[static_cast<size_t>(device)].flops += cost.flops;
   target.run_op(&op, kernel.run, cost, workspace, inputs_, outputs_, attrs_.data(), attr_begin_.data());
   return created_;
 }

@@ -19,6 +19,13 @@ struct CreatedTensor {
   TensorView view;
 };
 
+// What the program has asked of a device so far, whether or not the device has come that far: bytes of its live tensors,
+// the most since reset_program_peak() (with workspace), and FLOPs. Equal to the device's own counts once it is idle.
+struct ProgramCounts {
+  int64_t live_bytes = 0, peak_bytes = 0;
+  double flops = 0;
+};
+
 class Context {
  public:
   Context();
@@ -43,6 +50,16 @@ class Context {
   int device_of(Handle handle) const;
   int64_t live_handles() const { return live_handles_; }
 
+  ProgramCounts& program(int device) { return program_.at(static_cast<size_t>(device)); }
+
+  // Pagers by number; see Stream::page_out for what the rest does.
+  int open_pager(std::string folder);  // '': host memory
+  Pager& pager(int number);
+  void close_pager(int number) { pagers_.at(static_cast<size_t>(number)).reset(); }
+  void page_out(Handle handle, int pager);
+  void page_in(Handle handle);
+  void prefetch(Handle handle);
+
  private:
   struct Slot {
     Storage* storage = nullptr;
@@ -53,6 +70,7 @@ class Context {
   };
   const Slot& slot(Handle handle) const;
   CreatedTensor add_slot(Slot slot);
+  void count_live(int device, int64_t bytes);
 
   std::vector<std::unique_ptr<Stream>> streams_;
   struct Kernel {
@@ -63,6 +81,8 @@ class Context {
   std::vector<Slot> slots_;
   std::vector<int32_t> free_slots_;
   int64_t live_handles_ = 0;
+  std::vector<ProgramCounts> program_;  // [device]
+  std::vector<std::shared_ptr<Pager>> pagers_;
   // Kept between calls, so that a call allocates nothing here.
   std::vector<TensorView> input_views_;
   std::vector<Operand> inputs_, outputs_;

@@ -165,14 +165,75 @@ bool Stream::place(Storage* storage) {
   return true;
 }
 
+void Stream::forget_place(Storage* storage) {
+  if (!storage->data) return;
+  arena_.release(storage->data);
+  storage->data = nullptr;
+  placed_.back()->placed_at = storage->placed_at;
+  placed_[storage->placed_at] = placed_.back();
+  placed_.pop_back();
+}
+
 void Stream::unplace(Storage* storage) {
-  if (storage->data) {
-    arena_.release(storage->data);
-    placed_.back()->placed_at = storage->placed_at;
-    placed_[storage->placed_at] = placed_.back();
-    placed_.pop_back();
-  }
+  forget_place(storage);
+  if (storage->page) storage->pager->drop(storage->page);
   delete storage;
+}
+
+void Stream::page_out(Storage* storage, std::shared_ptr<Pager> pager) {
+  call([this, storage, pager = std::move(pager)] {
+    if (error_.code || !storage->data) return;
+    if (backend_) {
+      storage->page = pager->reserve(storage->bytes);
+      storage->pager = pager;
+      char* buffer = Pager::buffer(storage->page);
+      char text[kErrorText] = "there is no memory for the copy";
+      if (!buffer || backend_->copy_out(stream_, buffer, storage->data, storage->bytes, text)) return fail(kKernel, std::string("offload: ") + text);
+      pager->store(storage->page);
+    } else {
+      storage->pager = pager;
+    }
+    forget_place(storage);
+  });
+}
+
+void Stream::page_in(Storage* storage) {
+  call([this, storage] {
+    if (!error_.code && storage->pager) bring_back(storage);
+  });
+}
+
+void Stream::prefetch(Storage* storage) {
+  call([storage] {
+    if (storage->page) storage->pager->prefetch(storage->page);
+  });
+}
+
+// false: the stream has failed.
+bool Stream::bring_back(Storage* storage) {
+  if (step_.recording()) run_listed();  // what is listed may still use the memory that it gets
+  if (!place(storage)) {
+    out_of_memory("offload", storage->bytes);
+    return false;
+  }
+  const std::shared_ptr<Pager> pager = std::move(storage->pager);
+  storage->pager.reset();
+  if (!backend_) return true;
+  Pager::Page* page = storage->page;
+  storage->page = nullptr;
+  char text[kErrorText] = "";
+  int32_t code = kOk;
+  if (!backend_->mark) {  // in step with the host, whose memory it uses
+    if (!pager->load(page, storage->data, 0, storage->bytes)) code = kIo;
+  } else {
+    std::vector<char> contents(static_cast<size_t>(storage->bytes));
+    if (!pager->load(page, contents.data(), 0, storage->bytes)) code = kIo;
+    else code = backend_->copy_in(stream_, storage->data, contents.data(), storage->bytes, text);
+  }
+  pager->drop(page);
+  if (code == kIo) fail(kIo, pager->error(), "free some space on that disk, then go on with --resume");
+  else if (code) fail(kKernel, text);
+  return !code;
 }
 
 void Stream::write_guards(void* block, int64_t bytes) {
@@ -245,6 +306,7 @@ void Stream::out_of_memory(const char* what, int64_t bytes) {
 void Stream::execute_op(Work& work) {
   if (error_.code) return;
   for (const Operand& in : work.inputs) {
+    if (in.storage && in.storage->pager && !bring_back(in.storage)) return;
     if (in.storage && in.storage->bytes && !in.storage->data) {
       fail(kStreamFailed, std::string(work.op->name) + ": an input was never computed, because an earlier operator failed");
       return;
@@ -399,6 +461,11 @@ void Stream::read(const Operand& source, void* host, Done done) {
   call([this, source, host, done = std::move(done)]() mutable {
     const int64_t bytes = source.view.numel * dtype_size(source.view.dtype);
     StreamError error = error_;
+    if (!error.code && bytes && source.storage->page) {
+      const auto& pager = source.storage->pager;
+      if (!pager->load(source.storage->page, host, source.offset, bytes)) fail(kIo, pager->error(), "free some space on that disk");
+      return done(error_, stats_here());
+    }
     if (!error.code && bytes && !source.storage->data) {
       error = {kStreamFailed, "read: this tensor was never computed, because an earlier operator failed", ""};
     }

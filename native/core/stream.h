@@ -17,18 +17,22 @@
 #include "api/backend.h"
 #include "core/arena.h"
 #include "core/op.h"
+#include "core/pager.h"
 #include "core/step_graph.h"
 
 namespace lf {
 
-// Memory of one or more tensors. `references` belongs to the JavaScript thread; everything else to the stream.
+// Memory of one or more tensors. `references` and `away` belong to the JavaScript thread; everything else to the stream.
 struct Storage {
   int64_t bytes = 0;
   int32_t references = 1;
+  bool away = false;  // in program order: paged out
   void* data = nullptr;
   size_t placed_at = 0;        // position in the stream's list of live storages
   const char* origin = "";  // the operator that made it
   TensorView view{};        // its shape when made, for error texts
+  std::shared_ptr<Pager> pager;  // while it is paged out, with the page
+  Pager::Page* page = nullptr;
 };
 
 struct Operand {
@@ -66,6 +70,11 @@ class Stream {
               const int32_t* attr_begin);
   void release(Storage* storage);                                            // deletes the storage object too
   void write(Storage* storage, std::vector<char> bytes);                     // places it and fills it
+  // Contents go to the pager and the memory is released; they come back by page_in, or by themselves when an operator has
+  // the tensor as an input. prefetch: they are wanted soon. On the meta device only the memory moves.
+  void page_out(Storage* storage, std::shared_ptr<Pager> pager);
+  void page_in(Storage* storage);
+  void prefetch(Storage* storage);
   // Runs on a thread of the stream, with the statistics at its point in stream order.
   using Done = std::function<void(const StreamError&, const DeviceStats&)>;
   void read(const Operand& source, void* host, Done done);
@@ -121,7 +130,9 @@ class Stream {
   void execute(Work& work);
   void execute_op(Work& work);
   bool place(Storage* storage);
+  bool bring_back(Storage* storage);
   void unplace(Storage* storage);
+  void forget_place(Storage* storage);
   void write_guards(void* block, int64_t bytes);
   std::string damaged_guard(void* block, int64_t bytes);  // "3 bytes before", "1 byte after", or ""
   void verify_guards(const Work& work, void* workspace);

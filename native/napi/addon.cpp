@@ -140,6 +140,42 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
 // stats(device, stats: Float64Array): as fence, but blocks until the device is idle.
 void stats(const Napi::CallbackInfo& info) { put_stats(stream_of(info).stats(), info[1].As<Napi::Float64Array>().Data()); }
 
+// program(device, counts: Float64Array, reset): live bytes, peak bytes and FLOPs in program order; see ProgramCounts.
+void program(const Napi::CallbackInfo& info) {
+  ProgramCounts& counts = self_of(info).context.program(info[0].As<Napi::Number>().Int32Value());
+  double* out = info[1].As<Napi::Float64Array>().Data();
+  out[0] = static_cast<double>(counts.live_bytes);
+  out[1] = static_cast<double>(counts.peak_bytes);
+  out[2] = counts.flops;
+  if (info[2].As<Napi::Boolean>().Value()) counts.peak_bytes = counts.live_bytes;
+}
+
+// openPager(folder): its number is in words[0].
+Napi::Value open_pager(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] { self_of(info).words[0] = self_of(info).context.open_pager(info[0].As<Napi::String>().Utf8Value()); });
+}
+void close_pager(const Napi::CallbackInfo& info) { self_of(info).context.close_pager(info[0].As<Napi::Number>().Int32Value()); }
+Napi::Value page_out(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] { self_of(info).context.page_out(info[0].As<Napi::Number>().DoubleValue(), info[1].As<Napi::Number>().Int32Value()); });
+}
+Napi::Value page_in(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] { self_of(info).context.page_in(info[0].As<Napi::Number>().DoubleValue()); });
+}
+Napi::Value prefetch(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] { self_of(info).context.prefetch(info[0].As<Napi::Number>().DoubleValue()); });
+}
+// pagerStats(pager, stats: Float64Array): as in PagerStats.
+Napi::Value pager_stats(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const PagerStats stats = self_of(info).context.pager(info[0].As<Napi::Number>().Int32Value()).stats();
+    double* out = info[1].As<Napi::Float64Array>().Data();
+    out[0] = static_cast<double>(stats.bytes_written);
+    out[1] = static_cast<double>(stats.bytes_read);
+    out[2] = static_cast<double>(stats.file_bytes);
+    out[3] = stats.wait_seconds;
+  });
+}
+
 Napi::Value live_handles(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(self_of(info).context.live_handles()));
 }
@@ -237,6 +273,13 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   add("facts", facts);
   add("stats", stats);
   add("liveHandles", live_handles);
+  add("program", program);
+  add("openPager", open_pager);
+  add("closePager", close_pager);
+  add("pageOut", page_out);
+  add("pageIn", page_in);
+  add("prefetch", prefetch);
+  add("pagerStats", pager_stats);
   add("profile", profile);
   add("ops", ops);
   add("opsHash", ops_hash_of);

@@ -1,0 +1,77 @@
+// A place for the contents of tensors that nobody needs for a while: a file of its own, or plain host memory. Contents go
+// out through a buffer and are written by a thread of the pager's, so that the device goes on meanwhile; they can be read
+// ahead the same way. The file has no name from the start (it is unlinked once it is open), so it cannot be removed under a
+// run and nothing is left of it when the process ends, however it ends.
+//
+// Requests are carried out in the order in which they came. An error of the file sticks and is reported by the next use.
+#pragma once
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "api/kernel.h"
+
+namespace lf {
+
+constexpr Code kIo = static_cast<Code>(kBackendLoad + 1);  // ERR_IO; no backend answers with it
+
+struct PagerStats {
+  int64_t bytes_written = 0, bytes_read = 0;  // to and from the file
+  int64_t file_bytes = 0;                     // its size
+  double wait_seconds = 0;                    // how long users waited for it
+};
+
+class Pager {
+ public:
+  class Page;
+
+  // `folder` empty: host memory. Throws OpError kIo.
+  explicit Pager(std::string folder);
+  ~Pager();  // waits for its thread
+  Pager(const Pager&) = delete;
+
+  // Space for `bytes` bytes, with a buffer to fill. Waits while too much is still to be written. Then store() it.
+  Page* reserve(int64_t bytes);
+  static char* buffer(Page* page);
+  void store(Page* page);
+  // The contents again, into `to`; the page stays.
+  bool load(Page* page, void* to, int64_t offset, int64_t bytes);
+  // Begins to read the page, so that load() finds it in memory.
+  void prefetch(Page* page);
+  void drop(Page* page);
+
+  // What went wrong, or ''.
+  std::string error();
+  PagerStats stats();
+  bool to_file() const { return file_ >= 0; }
+
+ private:
+  void loop();
+  void transfer(std::unique_lock<std::mutex>& lock, Page* page, bool write);
+  void fail(const char* what, int64_t bytes);
+  void release_space(Page* page);
+
+  const std::string folder_;
+  int file_ = -1;
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  struct Request {
+    Page* page;
+    bool write;
+  };
+  std::deque<Request> queue_;
+  std::multimap<int64_t, int64_t> free_;  // size -> offset
+  int64_t end_ = 0;                       // of the file
+  int64_t pending_ = 0;                   // bytes in buffers that wait to be written
+  bool closing_ = false;
+  std::string error_;
+  PagerStats stats_;
+  std::thread thread_;
+};
+
+}  // namespace lf
