@@ -54,6 +54,12 @@ class Context implements GradientContext {
     partial.dispose()
     return taken
   }
+  takeOutput(i: number): Tensor {
+    const id = this.record.outputs[i]
+    const grad = this.grads.get(id)!
+    this.grads.delete(id)
+    return grad
+  }
 }
 
 /** Runs one tape from the gradients in `grads`, by tensor id. They must be kept; they are disposed here, like all inner ones. */
@@ -62,6 +68,7 @@ export function backwardTape(tape: Tape, grads: Map<number, Tensor>, options: Wa
     for (let r = tape.records.length - 1; r >= 0; --r) {
       const record = tape.records[r]
       tape.records.length = r
+      record.reached?.()
       const outputGrads = record.outputs.map((id) => grads.get(id) ?? null)
       if (outputGrads.some((grad) => grad !== null)) {
         if (options.observe) scope(() => options.observe!(record, outputGrads))
@@ -87,6 +94,7 @@ function step(record: TapeRecord, outputGrads: (Tensor | null)[], grads: Map<num
     }
   })
   scope(() => {
+    for (const [i, { inputs, make }] of record.recipes ?? []) record.saved[i] = keep(make(inputs as (Tensor | null)[]))
     const result = record.gradient(outputGrads, record.saved as Tensor[], new Context(record, grads, leaves))
     record.inputs.forEach((input, i) => {
       const grad = result[i]

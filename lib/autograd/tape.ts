@@ -20,6 +20,14 @@ export interface GradientContext {
    * operator to add it to the gradient it returns: an addition inside a kernel instead of a pass of its own.
    */
   takePartial(i: number): Tensor | null
+  /** Hands the gradient of output i over for good, kept: it need not live until the operator's gradient is complete. */
+  takeOutput(i: number): Tensor
+}
+
+/** How to make a saved tensor again from others, bit for bit, at the price of a cheap operator. */
+export interface Recipe {
+  inputs: readonly (Tensor | null | undefined)[]
+  make: (inputs: (Tensor | null)[]) => Tensor
 }
 
 /** Gradients of the inputs, in order, from those of the outputs (null: nothing flowed there) and the saved tensors. */
@@ -43,7 +51,11 @@ export interface TapeRecord {
   outputShapes: (readonly number[])[]
   saved: (Tensor | null)[]
   versions: number[]
+  /** By position in `saved`, what is made again instead of being held. */
+  recipes?: Map<number, Recipe>
   gradient: GradientFunction
+  /** Called when the backward pass comes to this record. */
+  reached?: () => void
   /** What else observers of the tape need to know of the operator. */
   attrs?: Readonly<Record<string, unknown>>
 }
@@ -61,6 +73,8 @@ export class Tape {
 export function releaseSaved(record: TapeRecord): void {
   for (const tensor of record.saved) tensor?.dispose()
   record.saved = []
+  for (const recipe of record.recipes?.values() ?? []) for (const tensor of recipe.inputs) tensor?.dispose()
+  record.recipes = undefined
 }
 
 let current: Tape | null = new Tape()
@@ -86,11 +100,50 @@ export function noGrad<T>(fn: () => T): T {
   return withTape(null, fn)
 }
 
+let gradientsWanted = false
+
+/** Runs `fn` without recording; `wanted` says whether a tape would have had anything to record. */
+export function probeGradients<T>(fn: () => T): { result: T; wanted: boolean } {
+  const before = gradientsWanted
+  gradientsWanted = false
+  try {
+    return { result: noGrad(fn), wanted: gradientsWanted }
+  } finally {
+    gradientsWanted ||= before
+  }
+}
+
 /** Whether an operator on these inputs would be recorded. */
 export function recording(inputs: readonly (Tensor | null | undefined)[]): boolean {
-  if (current === null) return false
-  for (const input of inputs) if (input?.requiresGrad) return true
+  for (const input of inputs) {
+    if (!input?.requiresGrad) continue
+    gradientsWanted = true
+    return current !== null
+  }
   return false
+}
+
+let remakingCheap = false
+
+/** Runs `fn` with the results of cheap operators made again in the backward pass instead of being held; see Recipe. */
+export function withCheapRemade<T>(fn: () => T): T {
+  const before = remakingCheap
+  remakingCheap = true
+  try {
+    return fn()
+  } finally {
+    remakingCheap = before
+  }
+}
+
+/** Whether withCheapRemade() is in force. */
+export function remakesCheap(): boolean {
+  return remakingCheap && current !== null
+}
+
+/** Notes that `result` can be made again from `inputs`, while withCheapRemade() is in force. */
+export function remakeFrom(result: Tensor, inputs: Recipe['inputs'], make: Recipe['make']): void {
+  if (remakesCheap()) result.recipe = { inputs, make }
 }
 
 /**
@@ -118,7 +171,15 @@ export function recordAlways(
   attrs?: TapeRecord['attrs'],
 ): void {
   for (const output of outputs) if (isFloating(output.dtype)) output.requiresGrad = true
-  const held = saved.map((tensor) => (tensor ? keep(tensor.alias()) : null))
+  const hold = (tensor: Tensor | null | undefined) => (tensor ? keep(tensor.alias()) : null)
+  const recipes = new Map<number, Recipe>()
+  if (remakingCheap) {
+    for (const [i, tensor] of saved.entries()) {
+      // What it is made from may be gone by now, when it is the result of a layer.
+      if (tensor?.recipe?.inputs.every((input) => !input?.disposed)) recipes.set(i, { ...tensor.recipe, inputs: tensor.recipe.inputs.map(hold) })
+    }
+  }
+  const held = saved.map((tensor, i) => (recipes.has(i) ? null : hold(tensor)))
   current!.records.push({
     op,
     inputs: inputs.map((input) => ({
@@ -133,6 +194,7 @@ export function recordAlways(
     versions: held.map((tensor) => (tensor ? tensor.version : 0)),
     gradient,
     ...(attrs ? { attrs } : {}),
+    ...(recipes.size ? { recipes } : {}),
   })
 }
 

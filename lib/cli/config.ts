@@ -6,35 +6,16 @@ import { availableParallelism } from 'node:os'
 
 import { z } from 'zod'
 
+import { bytesOf } from '../catalog/bytes'
 import { describeOptions, nameOf, optionError, resolveOptions, type Layer, type Resolved } from './options'
 
 const count = (max = Number.MAX_SAFE_INTEGER) => z.int().min(1).max(max)
 const positive = () => z.number().gt(0)
 const fraction = () => z.number().min(0).lt(1)
 
-const byteUnits: Readonly<Record<string, number>> = {
-  '': 1,
-  b: 1,
-  k: 1e3,
-  kb: 1e3,
-  kib: 2 ** 10,
-  m: 1e6,
-  mb: 1e6,
-  mib: 2 ** 20,
-  g: 1e9,
-  gb: 1e9,
-  gib: 2 ** 30,
-  t: 1e12,
-  tb: 1e12,
-  tib: 2 ** 40,
-}
-
-/** `1.5GiB`, `500 MB`, `1024` or a number of bytes. */
 const byteCount = z.union([z.int().min(1), z.string()]).transform((value, context) => {
-  const match = /^\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*$/i.exec(String(value))
-  const unit = match ? byteUnits[match[2]!.toLowerCase()] : undefined
-  const bytes = unit === undefined ? 0 : Math.floor(Number(match![1]) * unit)
-  if (bytes >= 1) return bytes
+  const bytes = bytesOf(String(value))
+  if (bytes !== null) return bytes
   context.addIssue({ code: 'custom', message: 'not a number of bytes' })
   return z.NEVER
 })

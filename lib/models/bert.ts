@@ -3,7 +3,7 @@
 // bias), and classification of the whole sequence from its first token.
 // Source: Devlin et al., arXiv 1810.04805; Sanh et al., arXiv 1910.01108.
 import { LeanformerError } from '../native/errors'
-import { checkpoint } from '../autograd/checkpoint'
+import { Chain, everyLayerAgain } from '../autograd/chain'
 import { gpt2Normal } from '../init/gpt2'
 import { Dropout } from '../nn/dropout'
 import { Embedding } from '../nn/embedding'
@@ -71,6 +71,8 @@ export class Bert extends Module<[ids: Tensor, inputs?: BertInputs]> {
   pooler: Linear | null
   classifier: Linear | null
   readonly config: Required<BertConfig>
+  /** How the layers are run while a tape records. */
+  readonly chain = new Chain()
   private readonly dropout: Dropout | null
 
   constructor(config: BertConfig, options: ModuleOptions = {}) {
@@ -89,6 +91,7 @@ export class Bert extends Module<[ids: Tensor, inputs?: BertInputs]> {
     } as Required<BertConfig>
     checkConfig(full)
     this.config = full
+    if (full.checkpointing) this.chain.runner = everyLayerAgain
     const { vocab, context, layers, width, tokenTypes, maskedLM, classes, normEps: eps } = full
     const table = (rows: number) => new Embedding(rows, width, { ...options, init: gpt2Normal() })
     this.tokenEmbedding = table(vocab)
@@ -106,12 +109,9 @@ export class Bert extends Module<[ids: Tensor, inputs?: BertInputs]> {
 
   /** ids i32 [batch, tokens] -> the last hidden states [batch, tokens, width]. */
   forward(ids: Tensor, inputs: BertInputs = {}): Tensor {
-    let x = this.embed(ids, inputs)
-    const layer = { segments: inputs.segments }
-    for (const block of this.blocks) {
-      x = this.config.checkpointing ? checkpoint((h) => block.call(h, layer), [x]) : block.call(x, layer)
-    }
-    return x
+    const { segments } = inputs
+    const layers = this.blocks.map((block) => (h: Tensor) => block.call(h, { segments }))
+    return this.chain.run(layers, this.embed(ids, inputs))
   }
 
   /** The embedded tokens [batch, tokens, width], as the first layer sees them. */

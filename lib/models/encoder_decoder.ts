@@ -2,6 +2,7 @@
 // table embeds both and is the head. Norms after each branch, as in the original and in BART, before them, or none.
 // Source: Vaswani et al., arXiv 1706.03762; BART: Lewis et al., arXiv 1910.13461.
 import { LeanformerError } from '../native/errors'
+import { Chain } from '../autograd/chain'
 import { gpt2Normal, gpt2Residual } from '../init/gpt2'
 import { DecoderBlock } from '../nn/decoder_block'
 import { Dropout } from '../nn/dropout'
@@ -59,6 +60,9 @@ export class EncoderDecoder extends Module<[source: Tensor, target: Tensor, inpu
   encoderNorm: LayerNorm | null
   decoderNorm: LayerNorm | null
   readonly config: Required<EncoderDecoderConfig>
+  /** How the layers are run while a tape records. */
+  readonly encoderChain = new Chain()
+  readonly decoderChain = new Chain()
   private readonly dropout: Dropout | null
 
   constructor(config: EncoderDecoderConfig, options: ModuleOptions = {}) {
@@ -107,7 +111,7 @@ export class EncoderDecoder extends Module<[source: Tensor, target: Tensor, inpu
   /** source i32 [batch, source tokens] -> the encoded source [batch, source tokens, width]. */
   encode(source: Tensor, { segments }: EncoderDecoderInputs = {}): Tensor {
     let x = this.embed(source, this.sourcePositions, this.sourceNorm)
-    for (const block of this.encoder) x = block.call(x, { segments })
+    x = this.encoderChain.run(this.encoder.map((block) => (h: Tensor) => block.call(h, { segments })), x)
     return this.encoderNorm ? this.encoderNorm.call(x) : x
   }
 
@@ -115,7 +119,7 @@ export class EncoderDecoder extends Module<[source: Tensor, target: Tensor, inpu
   decode(target: Tensor, memory: Tensor, { segments }: EncoderDecoderInputs = {}): Tensor {
     const mask = segments ? notEqual(segments, -1) : null
     let x = this.embed(target, this.targetPositions, this.targetNorm)
-    for (const block of this.decoder) x = block.call(x, memory, mask)
+    x = this.decoderChain.run(this.decoder.map((block) => (h: Tensor, shared: Tensor) => block.call(h, shared, mask)), x, [memory])
     return this.decoderNorm ? this.decoderNorm.call(x) : x
   }
 

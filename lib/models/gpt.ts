@@ -12,7 +12,7 @@ import { Module, type ModuleOptions } from '../nn/module'
 import type { Parameter } from '../nn/parameter'
 import { RMSNorm } from '../nn/rms_norm'
 import { TransformerBlock, type BranchOptions } from '../nn/transformer_block'
-import { checkpoint } from '../autograd/checkpoint'
+import { Chain, everyLayerAgain, runStages } from '../autograd/chain'
 import { alibiSlopes } from '../ops/alibi'
 import { expand } from '../ops/broadcast'
 import { cast } from '../ops/cast'
@@ -83,6 +83,8 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
   /** [vectors, width] before the embedded tokens; set by prompt tuning. */
   prompt: Parameter | null = null
   readonly config: Required<GPTConfig>
+  /** How the layers are run while a tape records. */
+  readonly chain = new Chain()
   private readonly dropout: Dropout | null
   private readonly slopes: Tensor | null
 
@@ -116,6 +118,7 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
     checkConfig(full)
     if (full.mup) Object.assign(full, mupFactors(full, full.mup))
     this.config = full
+    if (full.checkpointing) this.chain.runner = everyLayerAgain
     const { vocab, context, layers, width, bias } = full
     this.tokenEmbedding = new Embedding(vocab, width, { ...options, init: gpt2Normal() })
     this.positionEmbedding =
@@ -154,10 +157,10 @@ export class GPT extends Module<[ids: Tensor, inputs?: GPTInputs]> {
     this.checkIds(ids, cache)
     let x = this.embed(ids, inputs)
     if (this.dropout) x = this.dropout.call(x)
-    for (const [i, block] of this.blocks.entries()) {
-      const layer = { segments: inputs.segments, positions: inputs.positions, cache: cache?.[i] }
-      x = this.config.checkpointing && !cache ? checkpoint((h) => block.call(h, layer), [x]) : block.call(x, layer)
-    }
+    const { segments, positions } = inputs
+    const layers = this.blocks.map((block, i) => (h: Tensor) => block.call(h, { segments, positions, cache: cache?.[i] }))
+    // A cache is filled by one pass alone.
+    x = cache ? runStages(layers, x) : this.chain.run(layers, x)
     const prompted = x.shape[1] - ids.shape[1]
     if (prompted) x = slice(x, [0, prompted, 0], [...x.shape])
     if (this.norm) x = this.norm.call(x)

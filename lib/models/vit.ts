@@ -3,6 +3,7 @@
 // kernel, and its class token joins after them.
 // Source: Dosovitskiy et al., arXiv 2010.11929; d'Ascoli et al., arXiv 2103.10697.
 import { LeanformerError } from '../native/errors'
+import { Chain } from '../autograd/chain'
 import { gpt2Normal } from '../init/gpt2'
 import { Conv2d } from '../nn/conv'
 import { Dropout } from '../nn/dropout'
@@ -20,6 +21,7 @@ import { add } from '../ops/elementwise'
 import { transpose } from '../ops/permute'
 import { reshape } from '../ops/reshape'
 import { slice } from '../ops/slice'
+import { scope } from '../tensor/scope'
 import type { Tensor } from '../tensor/tensor'
 import { layerNames, loadForeign, saveForeign, type ForeignName } from './huggingface'
 
@@ -55,6 +57,8 @@ export class ViT extends Module<[images: Tensor]> {
   norm: LayerNorm
   head: Linear
   readonly config: Required<ViTConfig>
+  /** How the layers are run while a tape records. */
+  readonly chain = new Chain()
   private readonly dropout: Dropout | null
 
   constructor(config: ViTConfig, options: ModuleOptions = {}) {
@@ -99,16 +103,16 @@ export class ViT extends Module<[images: Tensor]> {
     }
     const batch = images.shape[0]
     const patches = this.patchEmbedding.call(images)
-    const classToken = expand(this.classToken.value, [batch, 1, width])
+    const withClass = (h: Tensor) => concat([expand(this.classToken.value, [batch, 1, width]), h], 1)
     let x = transpose(reshape(patches, [batch, width, patches.size / (batch * width)]))
-    if (!gpsaLayers) x = concat([classToken, x], 1)
+    if (!gpsaLayers) x = withClass(x)
     x = add(x, this.positionEmbedding.value)
     if (this.dropout) x = this.dropout.call(x)
-    for (const [i, block] of this.blocks.entries()) {
-      if (gpsaLayers && i === gpsaLayers) x = concat([classToken, x], 1)
-      x = block.call(x)
-    }
-    if (gpsaLayers === this.blocks.length) x = concat([classToken, x], 1)
+    const layers = this.blocks.map((block, i) => (h: Tensor) => {
+      return gpsaLayers && i === gpsaLayers ? scope(() => block.call(withClass(h))) : block.call(h)
+    })
+    x = this.chain.run(layers, x)
+    if (gpsaLayers === this.blocks.length) x = withClass(x)
     return this.norm.call(x)
   }
 

@@ -1,5 +1,7 @@
 // Multi-head self-attention: one product for queries, keys and values, attention, one product back, with the residual
 // added inside the last one. Grouped queries, sliding window, rotary and ALiBi positions, packed samples, key-value cache.
+import { checkpoint } from '../autograd/checkpoint'
+import { remakesCheap } from '../autograd/tape'
 import { LeanformerError } from '../native/errors'
 import type { Initializer } from '../init/initializer'
 import type { AttentionKernel } from '../attention/kernels'
@@ -128,7 +130,11 @@ export class Attention extends Module<[x: Tensor, inputs?: AttentionInputs]> {
     if (this.kernel || this.prefix) {
       const own = past ? seen(past, cache!.length) : ([k, v] as const)
       const attend = this.kernel ?? attention
-      out = attend(q, ...(this.prefix ? this.prefix.call(...own) : own), past ? { ...options, segments: null } : options)
+      const settings = past ? { ...options, segments: null } : options
+      const inputs = [q, ...(this.prefix ? this.prefix.call(...own) : own)] as const
+      // A kernel that is composed of operators keeps its scores.
+      const again = this.kernel && remakesCheap()
+      out = again ? checkpoint((...qkv) => attend(...(qkv as [Tensor, Tensor, Tensor]), settings), inputs) : attend(...inputs, settings)
     } else out = attention(q, past!.keys, past!.values, { ...options, segments: null, kvLength: cache!.length })
     return reshape(out, [batch, tokens, this.heads * this.headWidth])
   }

@@ -1,5 +1,5 @@
 // Layer normalisation. Source: Ba et al., arXiv 1607.06450.
-import { record } from '../autograd/tape'
+import { record, remakeFrom } from '../autograd/tape'
 import { run, type Tensor } from '../tensor/tensor'
 
 /**
@@ -9,6 +9,7 @@ import { run, type Tensor } from '../tensor/tensor'
  */
 export function layerNorm(x: Tensor, weight?: Tensor | null, bias?: Tensor | null, eps = 1e-5): Tensor {
   const [out, mean, rstd] = run('layer_norm', [x, weight, bias], { eps })
+  remakeFrom(out, [x, weight, bias], (inputs) => run('layer_norm', inputs, { eps })[0])
   record('layer_norm', [x, weight, bias], [out], [x, weight, mean, rstd], ([grad], [input, w, m, r], context) => {
     const partial = context.takePartial(0)
     const [dx, dw, db] = run('layer_norm_backward', [grad, input, w, m, r, partial], {})

@@ -2,6 +2,7 @@
 //   L = kd T^2 KL(softmax(t / T) || softmax(s / T)) + ce CE(s) + cosine (1 - cos(h_s, h_t)) + hidden MSE of inner layers,
 // with the logits s, t and last hidden states h of both. The student may start from some of the teacher's layers.
 // Source: Sanh et al., arXiv 1910.01108; Hinton et al., arXiv 1503.02531; inner layers: Jiao et al., arXiv 1909.10351.
+import type { Chain } from '../autograd/chain'
 import { noGrad } from '../autograd/tape'
 import { LeanformerError } from '../native/errors'
 import type { Module } from '../nn/module'
@@ -23,6 +24,7 @@ interface Inputs {
 /** A model whose hidden states, logits and loss can be had one after another: GPT, LLaMA, BERT. */
 export interface DistillableModel extends Module<[ids: Tensor, inputs?: Inputs]> {
   blocks: (Module<never, Tensor> & { forward(...inputs: never[]): Tensor })[]
+  chain?: Chain
   headLogits(hidden: Tensor): Tensor
   headLoss(hidden: Tensor, targets: Tensor, options?: LinearCrossEntropyOptions): Tensor
   loss(ids: Tensor, targets: Tensor, inputs?: Inputs, options?: LinearCrossEntropyOptions): Tensor
@@ -101,6 +103,9 @@ export function withLayerStates<T>(model: DistillableModel, fn: () => T): { resu
   }
 }
 
+const hiddenStates = (model: DistillableModel, wanted: boolean, fn: () => Tensor) =>
+  wanted ? withLayerStates(model, fn) : { result: fn(), states: [] }
+
 /**
  * The student's training loss over the targets that count, their sum times `options.scale` (their mean without it).
  * Divergence, angle and inner states are taken over all tokens that are not padding, and weighted as if over the targets.
@@ -117,11 +122,14 @@ export function distillationLoss(
   const wasTraining = teacher.training
   teacher.eval()
   const told = noGrad(() => {
-    const { result, states } = withLayerStates(teacher, () => teacher.call(ids, inputs))
+    const { result, states } = hiddenStates(teacher, hidden > 0, () => teacher.call(ids, inputs))
     return { last: result, states, logits: kd ? teacher.headLogits(result) : null }
   })
   teacher.train(wasTraining)
-  const { result: last, states } = withLayerStates(student, () => student.call(ids, inputs))
+  if (hidden && student.chain?.runner) {
+    throw new LeanformerError('ERR_OPTION', 'distil: inner states cannot be compared while layers are run again or are on disk', 'use hidden=0, or leave checkpointing and offloading of activations out')
+  }
+  const { result: last, states } = hiddenStates(student, hidden > 0, () => student.call(ids, inputs))
   const rows = (x: Tensor) => reshape(cast(x, x.dtype === 'f64' ? 'f64' : 'f32'), [targets.size, x.shape[x.rank - 1]])
   const real = reshape(cast(inputs?.segments ? notEqual(inputs.segments, -1) : greaterEqual(ids, 0), 'f32'), [targets.size])
   const count = sum(cast(greaterEqual(targets, 0), 'f32'))

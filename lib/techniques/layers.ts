@@ -1,4 +1,5 @@
 // The layers of a model that techniques of depth act on.
+import { Chain } from '../autograd/chain'
 import { LeanformerError } from '../native/errors'
 import { Attention } from '../nn/attention'
 import type { Module } from '../nn/module'
@@ -27,4 +28,11 @@ export function attentionLayers(model: Module<never, unknown>, technique: string
   const found = [...model.namedModules()].flatMap(([, module]) => ((module as unknown) instanceof Attention ? [module as unknown as Attention] : []))
   if (found.length) return found
   throw new LeanformerError('ERR_OPTION', `${technique}: the model has no self-attention`)
+}
+
+/** The chains of a model's layers. @throws ERR_OPTION when it has none */
+export function chainsOf(model: Module<never, unknown>, technique: string): Chain[] {
+  const chains = [...model.namedModules()].flatMap(([, module]) => Object.values(module).filter((value): value is Chain => value instanceof Chain))
+  if (chains.length) return chains
+  throw new LeanformerError('ERR_OPTION', `${technique}: the model has no chain of layers`, 'gpt, bert, llama, vit and encoder-decoders have')
 }

@@ -72,6 +72,8 @@ export interface Technique {
   name: string
   /** Names of techniques that must come before this one. */
   after?: readonly string[]
+  /** Its step() stands around those of all techniques that do not say this. */
+  outermost?: boolean
   /** Before anything else, when a run starts: for what takes files. */
   open?(files: { openModel(path: string): Promise<Module<never, unknown>> }): Promise<void>
   /** Changes the model's structure, before its optimiser is made; also when a trained model is loaded. */
@@ -117,11 +119,11 @@ export function defineTechnique<const S extends Settings>(
   }
 }
 
-/** Techniques in an order that satisfies every `after`; otherwise as given. */
+/** Techniques in an order that satisfies every `outermost` and `after`; otherwise as given. */
 export function orderTechniques(techniques: readonly Technique[]): Technique[] {
   const ordered: Technique[] = []
   const names = new Set(techniques.map((technique) => technique.name))
-  const remaining = [...techniques]
+  const remaining = [...techniques.filter(({ outermost }) => outermost), ...techniques.filter(({ outermost }) => !outermost)]
   while (remaining.length) {
     const i = remaining.findIndex((technique) =>
       (technique.after ?? []).every((name) => !names.has(name) || ordered.some((done) => done.name === name)),
