@@ -6,6 +6,7 @@ import { LeanformerError } from '../native/errors'
 import type { Parameter } from '../nn/parameter'
 import { zeros } from '../ops/creation'
 import { keep, scope } from '../tensor/scope'
+import type { Pager } from '../tensor/pager'
 import type { Tensor } from '../tensor/tensor'
 
 export interface ParameterGroup {
@@ -42,6 +43,15 @@ export function decayGroups(parameters: Map<string, Parameter>, weightDecay: num
   return [...groups.values()]
 }
 
+/** State that is away between updates, which are made in pieces then. */
+export interface StatePaging {
+  pager: Pager
+  /** Bytes of the parameters of a piece, which has at least one parameter. */
+  pieceBytes: number
+  /** Whether gradients are away until their piece's turn, and released after it. */
+  gradients: boolean
+}
+
 export interface OptimizerState {
   tensors: Map<string, Tensor>
   steps: number
@@ -53,6 +63,8 @@ export abstract class Optimizer {
   steps = 0
   /** Other numbers that an exact resume needs. */
   protected scalars: Record<string, number> = {}
+  /** Set by offloading. */
+  paging: StatePaging | null = null
   private before: Record<string, number> = {}
   private initial: Record<string, number> | undefined
   private readonly slots = new Map<string, Map<string, Tensor>>()
@@ -72,7 +84,34 @@ export abstract class Optimizer {
       // Parameters without a gradient are left alone, not treated as if it were zero.
       const named = [...group.parameters].filter(([, parameter]) => parameter.grad !== null)
       if (!named.length) continue
-      noGrad(() => scope(() => this.update(named, lr * (group.lrScale ?? 1), group.weightDecay ?? 0, clip ?? null, group)))
+      const update = (piece: [string, Parameter][]) =>
+        noGrad(() => scope(() => this.update(piece, lr * (group.lrScale ?? 1), group.weightDecay ?? 0, clip ?? null, group)))
+      if (this.paging) this.updateInPieces(named, this.paging, update)
+      else update(named)
+    }
+  }
+
+  private updateInPieces(named: [string, Parameter][], { pager, pieceBytes, gradients }: StatePaging, update: (piece: [string, Parameter][]) => void): void {
+    if (gradients) for (const [, parameter] of named) pager.pageOut(parameter.grad!)
+    const pieces: [string, Parameter][][] = []
+    let room = 0
+    for (const member of named) {
+      const bytes = 4 * member[1].tensor.size
+      if (bytes > room) {
+        pieces.push([])
+        room = Math.max(pieceBytes, bytes)
+      }
+      room -= bytes
+      pieces[pieces.length - 1].push(member)
+    }
+    const states = (piece: [string, Parameter][]) => piece.flatMap(([name]) => [...this.slotsOf(name).values()])
+    for (const [i, piece] of pieces.entries()) {
+      const next = pieces[i + 1] ?? []
+      for (const state of states(next)) pager.prefetch(state)
+      if (gradients) for (const [, parameter] of next) pager.prefetch(parameter.grad!)
+      update(piece)
+      for (const state of states(piece)) pager.pageOut(state)
+      if (gradients) for (const [, parameter] of piece) parameter.zeroGrad()
     }
   }
 

@@ -264,7 +264,10 @@ export class Trainer {
         const dot = name.indexOf('.')
         const kind = name.slice(0, dot)
         if (!groups.has(kind)) groups.set(kind, new Map())
-        groups.get(kind)!.set(name.slice(dot + 1), fromHost(value, this.device))
+        const restored = fromHost(value, this.device)
+        // One after another, where it does not fit into memory as a whole.
+        if (kind === 'optimizer') optimizer.paging?.pager.pageOut(restored)
+        groups.get(kind)!.set(name.slice(dot + 1), restored)
       }
       for (const technique of this.techniques) technique.restore?.(model, state.techniques[technique.name])
       // Where the published weights are not those that train, both are there.
