@@ -1,11 +1,13 @@
 // layer_norm, rms_norm and their gradients over the last axis; formulas in native/ops/layer_norm.cpp.
 //
-// Up to 8192 numbers a row (2048 where packs of 16 bytes do not fit): a group of G = width / N threads (whole warps) owns a row, N = 8 or 16 numbers a thread in registers,
-// so every number is read once; a block of about 256 threads holds several groups and walks over rows in step. Weight and
-// bias stay in registers. The gradients of weight and bias are summed in registers over a block's rows, groups are added in
-// order, and blocks leave partial sums that combine_columns_kernel adds in order. Their number follows from the shape.
+// Up to 8192 numbers a row (2048 where packs of 16 bytes do not fit): a group of width / N threads (whole warps) owns a row,
+// N = 8 or 16 numbers a thread in registers, so every number is read once. A block fills a multiprocessor and stays: its
+// groups walk over rows on their own, each with a barrier of its own. Weight and bias are read once a block and lie in
+// registers. The gradients of weight and bias are summed in registers over a group's rows and then over the block's groups,
+// in order; blocks leave partial sums that combine_columns_kernel adds in order. The number of blocks follows from the
+// shape and the device, and is small enough that partial sums are below a tenth of the data.
 // Wider rows: a block of 512 reads its row three times.
-// Bound by bytes. Registers: 128 at most, so 16 warps an SM hold at least 16 KB in flight.
+// Bound by bytes. At most 64 registers and 32 warps an SM (128 and 16 warps with N = 16), each with 16 bytes a lane in flight.
 #include "cuda/column_sums.cuh"
 #include "cuda/rows.cuh"
 
@@ -18,24 +20,35 @@ int64_t widest(bool packs) {
   return packs && sizeof(T) < 8 ? 8192 : 2048;
 }
 
-// How a row is spread: items a thread, threads a row, rows a block.
+// How a row is spread: items and threads of a row.
 struct Spread {
-  int items, threads, rows;
+  int items, threads;
 };
 Spread spread_of(int64_t width) {
   Spread s{};
   s.items = width <= 2048 ? 8 : 16;
   s.threads = static_cast<int>((width + s.items * 32 - 1) / (s.items * 32) * 32);
   if (s.threads == 0) s.threads = 32;
-  s.rows = s.threads < 256 ? 256 / s.threads : 1;
   return s;
 }
+// Threads of a block whose registers fill a multiprocessor; f64 takes twice the registers, and serves checks.
+template <class T, int V, int N>
+constexpr int kMostThreads = sizeof(T) == 8 ? 256 : V > 1 && N == 8 ? 1024 : 512;
+constexpr int kMostGroups = 15;  // of several warps: there are 16 barriers, and one is the block's
 
-// The sums of two numbers over the threads of a row, in every one of them. `buffers` are used in turn, so that one barrier is
-// enough. Every thread of the block takes part.
+// Groups of a block where `blocks` share the rows: no more than the same number of turns needs.
+int groups_of(int64_t rows, int64_t blocks, const Spread& s, int most_threads) {
+  int64_t most = most_threads / s.threads;
+  if (s.threads > 32 && most > kMostGroups) most = kMostGroups;
+  const int64_t turns = (rows + blocks * most - 1) / (blocks * most);
+  return static_cast<int>((rows + blocks * turns - 1) / (blocks * turns));
+}
+
+// The sums of two numbers over the threads of a group, in every one of them. Buffers are used in turn, so that one barrier is
+// enough.
 template <class A>
 struct GroupSums {
-  A (*buffer)[16][2];  // [2 * rows * ...]: [turn * rows + row][warp][which]
+  A (*buffer)[16][2];  // [turn * groups + group][warp][which]
   int turn;
   __device__ __forceinline__ void operator()(A& a, A& b) {
     a = warp_sum(a);
@@ -45,41 +58,93 @@ struct GroupSums {
     A(*slot)[2] = buffer[turn * blockDim.y + threadIdx.y];
     turn ^= 1;
     if (lane == 0) slot[warp][0] = a, slot[warp][1] = b;
-    __syncthreads();
+    asm volatile("bar.sync %0, %1;" ::"r"(threadIdx.y + 1), "r"(blockDim.x) : "memory");
     a = warp_sum(lane < warps ? slot[lane][0] : A(0));
     b = warp_sum(lane < warps ? slot[lane][1] : A(0));
   }
 };
 
+// A vector, in shared memory in the order in which threads take it: read from memory once, by all of the block. The parts of
+// 4 numbers of a thread lie in planes; odd ones are turned by 4 threads, so that neither side meets in a bank.
 template <int V, int N, class A>
-__device__ __forceinline__ void load_vector(const AnyVector& vector, int width, A absent, A (&out)[N]) {
-#pragma unroll
-  for (int j = 0; j < N / V; ++j) {
-    const int i = (j * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * V;
-    A part[V];
-#pragma unroll
-    for (int k = 0; k < V; ++k) part[k] = absent;
-    if (vector.data && i < width) elements<V>(vector, i, part);
-#pragma unroll
-    for (int k = 0; k < V; ++k) out[j * V + k] = part[k];
+struct SharedVector {
+  static constexpr int kPart = V >= 4 ? 4 : 1;
+  static_assert(V <= 8);
+  A* numbers;  // [N / kPart][threads][kPart]
+
+  __device__ __forceinline__ A* at(int plane, int thread) const {
+    const int threads = blockDim.x;
+    if (V == 8 && plane % 2) thread = thread + 4 < threads ? thread + 4 : thread + 4 - threads;
+    return numbers + (plane * threads + thread) * kPart;
   }
+  __device__ __forceinline__ void fill(const AnyVector& vector, int width) const {
+    const int threads = blockDim.x;
+    for (int i = threadIdx.y * threads + threadIdx.x; i < N * threads; i += threads * blockDim.y) {
+      const int unit = i / V, k = i % V, j = unit / threads, thread = unit % threads;
+      at((j * V + k) / kPart, thread)[k % kPart] = i < width ? element<A>(vector, i) : A(0);
+    }
+  }
+  __device__ __forceinline__ void take(A (&out)[N]) const {
+#pragma unroll
+    for (int plane = 0; plane < N / kPart; ++plane) {
+      const auto part = *reinterpret_cast<const Piece<A, kPart>*>(at(plane, threadIdx.x));
+#pragma unroll
+      for (int k = 0; k < kPart; ++k) out[plane * kPart + k] = part.at[k];
+    }
+  }
+};
+
+// Weight and bias in registers; `absent` for one that is not there.
+template <int V, int N, class A>
+__device__ __forceinline__ void load_vectors(A* shared, int width, const AnyVector& weight, A (&w)[N], const AnyVector& bias, A (&b)[N]) {
+  const SharedVector<V, N, A> first{shared}, second{shared + N * blockDim.x};
+  if (weight.data) first.fill(weight, width);
+  if (bias.data) second.fill(bias, width);
+  __syncthreads();
+#pragma unroll
+  for (int k = 0; k < N; ++k) w[k] = A(1), b[k] = A(0);
+  if (weight.data) first.take(w);
+  if (bias.data) second.take(b);
 }
 
+// What a thread holds of a row, as it lies in memory.
+template <class T, int V, int N>
+struct RowPieces {
+  Piece<T, V> of[N / V];
+  __device__ __forceinline__ void load(const T* row, int width) {
+#pragma unroll
+    for (int j = 0; j < N / V; ++j) {
+      const int i = (j * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * V;
+      if (i < width) of[j] = load_piece<V>(row + i);
+      else of[j] = Piece<T, V>{};
+    }
+  }
+  __device__ __forceinline__ void widened(Acc<T> (&x)[N]) const {
+#pragma unroll
+    for (int k = 0; k < N; ++k) x[k] = widen(of[k / V].at[k % V]);
+  }
+};
+
+extern __shared__ __align__(16) unsigned char dynamic_shared[];
+
+// While a group computes a row, its next one is on the way.
 template <class T, int V, int N, bool kRms>
-__global__ void __launch_bounds__(N == 8 ? 256 : 512)
+__global__ void __launch_bounds__(kMostThreads<T, V, N>)
     norm_kernel(const T* x, AnyVector weight, AnyVector bias, T* y, Acc<T>* means, Acc<T>* rstds, int64_t rows, int width, Acc<T> eps) {
   using A = Acc<T>;
-  __shared__ A buffer[16][16][2];
+  __shared__ A buffer[2 * kMostGroups][16][2];
   GroupSums<A> sums{buffer, 0};
-  A w[N], b[N], v[N];
-  load_vector<V, N>(weight, width, A(1), w);
-  load_vector<V, N>(bias, width, A(0), b);
+  A w[N], b[N];
   const int thread = threadIdx.x, threads = blockDim.x;
   const int64_t step = int64_t{gridDim.x} * blockDim.y;
-  for (int64_t first = int64_t{blockIdx.x} * blockDim.y; first < rows; first += step) {
-    const int64_t row = first + threadIdx.y;
-    const int here = row < rows ? width : 0;  // groups beyond the end go along, for the barriers
-    load_row<V, N>(x + row * width, here, thread, threads, A(0), v);
+  int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
+  RowPieces<T, V, N> pieces;
+  pieces.load(x + row * width, row < rows ? width : 0);
+  load_vectors<V, N>(reinterpret_cast<A*>(dynamic_shared), width, weight, w, bias, b);
+  for (; row < rows; row += step) {
+    A v[N];
+    pieces.widened(v);
+    pieces.load(x + (row + step) * width, row + step < rows ? width : 0);
     A mean = 0;
     if constexpr (!kRms) {
       A total = 0, none = 0;
@@ -103,41 +168,59 @@ __global__ void __launch_bounds__(N == 8 ? 256 : 512)
     const A rstd = A(1) / sqrt(squares / static_cast<A>(width) + eps);
 #pragma unroll
     for (int k = 0; k < N; ++k) v[k] = v[k] * rstd * w[k] + b[k];
-    store_row<V, N>(y + row * width, here, thread, threads, v);
-    if (thread == 0 && row < rows) {
+    store_row<V, N>(y + row * width, width, thread, threads, v);
+    if (thread == 0) {
       if constexpr (!kRms) means[row] = mean;
       rstds[row] = rstd;
     }
   }
 }
 
+template <int V>
+constexpr int kSumsGap = V > 1 ? 32 / V : 0;
+
 // `partial` [gridDim.x, 2 * width] (or [.., width] for rms_norm): sums of dy * n, then of dy, over the block's rows.
 template <class T, int V, int N, bool kRms>
-__global__ void __launch_bounds__(N == 8 ? 256 : 512)
+__global__ void __launch_bounds__(kMostThreads<T, V, N>)
     norm_backward_kernel(const T* grad, const T* x, AnyVector weight, const Acc<T>* means, const Acc<T>* rstds, const T* add, T* dx,
                          Acc<T>* partial, int64_t rows, int width) {
   using A = Acc<T>;
-  __shared__ A buffer[16][16][2];
+  __shared__ A buffer[2 * kMostGroups][16][2];
   GroupSums<A> sums{buffer, 0};
-  A w[N], d[N], n[N], weight_sums[N] = {}, bias_sums[kRms ? 1 : N] = {};
-  load_vector<V, N>(weight, width, A(1), w);
+  auto* shared = reinterpret_cast<A*>(dynamic_shared);
+  const SharedVector<V, N, A> weights{shared};
+  A weight_sums[N] = {}, bias_sums[kRms ? 1 : N] = {};
   const int thread = threadIdx.x, threads = blockDim.x;
-  const int64_t step = int64_t{gridDim.x} * blockDim.y;
-  for (int64_t first = int64_t{blockIdx.x} * blockDim.y; first < rows; first += step) {
-    const int64_t row = first + threadIdx.y;
-    const int here = row < rows ? width : 0;
-    load_row<V, N>(grad + row * width, here, thread, threads, A(0), d);
-    load_row<V, N>(x + row * width, here, thread, threads, A(0), n);
-    const A rstd = row < rows ? rstds[row] : A(0);
-    A mean = 0;
-    if constexpr (!kRms) mean = row < rows ? means[row] : A(0);
-    A g_sum = 0, gn_sum = 0;
+  if (weight.data) weights.fill(weight, width);
+  __syncthreads();
+  // A group's rows are neighbours, so that a warp reads 32 means at a time, one a lane.
+  const int64_t groups = int64_t{gridDim.x} * blockDim.y, turns = (rows + groups - 1) / groups;
+  const int64_t first = (int64_t{blockIdx.x} * blockDim.y + threadIdx.y) * turns, last = first + turns < rows ? first + turns : rows;
+  A lane_rstd = 0, lane_mean = 0;
+  for (int64_t row = first; row < last; ++row) {
+    A d[N], n[N], g_sum = 0, gn_sum = 0;
+    load_row<V, N>(grad + row * width, width, thread, threads, A(0), d);
+    load_row<V, N>(x + row * width, width, thread, threads, A(0), n);
+    const int turn = static_cast<int>(row - first) % 32;
+    if (turn == 0 && row + thread % 32 < last) {
+      lane_rstd = rstds[row + thread % 32];
+      if constexpr (!kRms) lane_mean = means[row + thread % 32];
+    }
+    const A rstd = __shfl_sync(kFullWarp, lane_rstd, turn), mean = kRms ? A(0) : __shfl_sync(kFullWarp, lane_mean, turn);
 #pragma unroll
     for (int k = 0; k < N; ++k) {
       n[k] = (n[k] - mean) * rstd;  // beyond the row d is 0, so this does not count
       weight_sums[k] += d[k] * n[k];
       if constexpr (!kRms) bias_sums[k] += d[k];
-      d[k] *= w[k];
+    }
+    if (weight.data) {
+      A w[N];
+      weights.take(w);
+#pragma unroll
+      for (int k = 0; k < N; ++k) d[k] *= w[k];
+    }
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
       g_sum += d[k];
       gn_sum += d[k] * n[k];
     }
@@ -146,7 +229,7 @@ __global__ void __launch_bounds__(N == 8 ? 256 : 512)
 #pragma unroll
     for (int j = 0; j < N / V; ++j) {
       const int i = (j * threads + thread) * V;
-      if (i >= here) continue;
+      if (i >= width) continue;
       Piece<T, V> extra, out;
       if (add) extra = load_piece<V>(add + row * width + i);
 #pragma unroll
@@ -158,27 +241,22 @@ __global__ void __launch_bounds__(N == 8 ? 256 : 512)
     }
   }
   if (!partial) return;
-  // The block's groups, in order; with 16 numbers a thread there is only one.
-  __shared__ A shared[N == 8 ? N * 256 : 1];
+  // The block's groups, in order. Every thread leaves its sums; neighbours then take neighbouring columns. Those of a thread lie
+  // `stride` apart, so that neither side meets in a bank.
+  const int stride = threads + kSumsGap<V>;
   partial += static_cast<int64_t>(blockIdx.x) * (kRms ? 1 : 2) * width;
 #pragma unroll
   for (int which = 0; which < (kRms ? 1 : 2); ++which) {
-    A total[N];
+    __syncthreads();
 #pragma unroll
-    for (int k = 0; k < N; ++k) total[k] = which ? bias_sums[kRms ? 0 : k] : weight_sums[k];
-    if (N == 8 && blockDim.y > 1) {
-      __syncthreads();
-#pragma unroll
-      for (int k = 0; k < N; ++k) shared[(threadIdx.y * N + k) * threads + thread] = total[k];
-      __syncthreads();
-      if (threadIdx.y == 0) {
-        for (int group = 1; group < static_cast<int>(blockDim.y); ++group) {
-#pragma unroll
-          for (int k = 0; k < N; ++k) total[k] += shared[(group * N + k) * threads + thread];
-        }
-      }
+    for (int k = 0; k < N; ++k) shared[(threadIdx.y * N + k) * stride + thread] = which ? bias_sums[kRms ? 0 : k] : weight_sums[k];
+    __syncthreads();
+    for (int i = threadIdx.y * threads + thread; i < width; i += threads * blockDim.y) {
+      const int unit = i / V, j = unit / threads, place = (j * V + i % V) * stride + unit % threads;
+      A total = shared[place];
+      for (int group = 1; group < static_cast<int>(blockDim.y); ++group) total += shared[group * N * stride + place];
+      partial[which * width + i] = total;
     }
-    if (threadIdx.y == 0) store_row<V, N>(partial + which * width, width, thread, threads, total);
   }
 }
 
@@ -257,10 +335,21 @@ __global__ void __launch_bounds__(256) wide_norm_weights_kernel(const T* grad, c
 
 // --- launchers -----------------------------------------------------------------------------------------------------------
 
-// Blocks with partial sums of their own, each with 4 turns or more.
-int64_t partial_blocks(int64_t rows, int64_t width) {
-  const int64_t turn = spread_of(width).rows * int64_t{4}, wanted = (rows + turn - 1) / turn;
-  return wanted < 1 ? 1 : wanted < 256 ? wanted : 256;
+// Blocks with partial sums of their own. A block's 2 sums of f32 a column, written and read, and its weight are 20 bytes against
+// 6 of a row in 16 bits: 40 rows or more, unless that leaves most multiprocessors idle; then 4.
+constexpr int64_t kMostPartialBlocks = 256;
+int64_t partial_blocks(int64_t rows, int64_t multiprocessors) {
+  int64_t wanted = rows / 40, least = (rows + 3) / 4;
+  if (least > 64) least = 64;
+  if (wanted < least) wanted = least;
+  if (wanted > multiprocessors) wanted = multiprocessors;
+  return wanted < kMostPartialBlocks ? wanted : kMostPartialBlocks;
+}
+
+// Where a kernel wants more dynamic shared memory than every kernel may have.
+template <class K>
+cudaError_t allow_shared(K* kernel, size_t bytes) {
+  return bytes <= 40 << 10 ? cudaSuccess : cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
 }
 
 template <bool kRms>
@@ -283,13 +372,16 @@ int32_t norm(const KernelArgs* args) {
       return launched(args);
     }
     const Spread s = spread_of(width);
-    const dim3 block(static_cast<unsigned>(s.threads), static_cast<unsigned>(s.rows));
-    const int blocks = blocks_for(args, rows, s.rows * 4, 8);  // 4 turns or more for each reading of the weights
     return dispatch_pieces<T>(packs, [&](auto pieces) {
       constexpr int V = decltype(pieces)::value;
       auto kernel = norm_kernel<T, V, 8, kRms>;
       if constexpr (V > 1) kernel = s.items == 16 ? norm_kernel<T, V, 16, kRms> : kernel;
-      kernel<<<blocks, block, 0, stream>>>(x.as<const T>(), weight, bias, y.as<T>(), means, rstds, rows, static_cast<int>(width), eps);
+      const int most = s.items == 16 ? kMostThreads<T, V, 16> : kMostThreads<T, V, 8>;
+      const int groups = groups_of(rows, stream_of(args).multiprocessors, s, most), blocks = blocks_for(args, rows, groups, 1);
+      const size_t shared = 2 * sizeof(Acc<T>) * static_cast<size_t>(s.items * s.threads);
+      if (const int32_t code = report(args, allow_shared(kernel, shared))) return code;
+      const dim3 block(static_cast<unsigned>(s.threads), static_cast<unsigned>(groups));
+      kernel<<<blocks, block, shared, stream>>>(x.as<const T>(), weight, bias, y.as<T>(), means, rstds, rows, static_cast<int>(width), eps);
       return launched(args);
     });
   });
@@ -299,7 +391,7 @@ int64_t backward_workspace(const KernelArgs* args) {
   const TensorView& x = args->inputs[1];
   if (!args->inputs[2].present()) return 0;
   const int64_t width = x.dim(-1), vectors = args->num_outputs - 1;
-  return partial_blocks(x.span(0, x.rank - 1), width) * vectors * width * (x.dtype == DType::kF64 ? 8 : 4);
+  return partial_blocks(x.span(0, x.rank - 1), kMostPartialBlocks) * vectors * width * (x.dtype == DType::kF64 ? 8 : 4);
 }
 
 template <bool kRms>
@@ -324,7 +416,7 @@ int32_t norm_backward(const KernelArgs* args) {
     const A* rstds = args->inputs[kRms ? 3 : 4].as<const A>();
     const T* extra = add.present() ? add.as<const T>() : nullptr;
     A* partial = weighted ? static_cast<A*>(args->workspace) : nullptr;
-    const int64_t blocks = partial_blocks(rows, width);
+    const int64_t blocks = partial_blocks(rows, stream_of(args).multiprocessors);
     const bool packs = rows_in_packs<T>(width, {grad.data, x.data, dx.data, extra});
     int32_t code = kOk;
     if (width > widest<T>(packs)) {
@@ -338,13 +430,16 @@ int32_t norm_backward(const KernelArgs* args) {
       code = launched(args);
     } else {
       const Spread s = spread_of(width);
-      const dim3 block(static_cast<unsigned>(s.threads), static_cast<unsigned>(s.rows));
       code = dispatch_pieces<T>(packs, [&](auto pieces) {
         constexpr int V = decltype(pieces)::value;
         auto kernel = norm_backward_kernel<T, V, 8, kRms>;
         if constexpr (V > 1) kernel = s.items == 16 ? norm_backward_kernel<T, V, 16, kRms> : kernel;
-        kernel<<<static_cast<unsigned>(blocks), block, 0, stream>>>(grad.as<const T>(), x.as<const T>(), weight, means, rstds, extra,
-                                                                    dx.as<T>(), partial, rows, static_cast<int>(width));
+        const int groups = groups_of(rows, blocks, s, s.items == 16 ? kMostThreads<T, V, 16> : kMostThreads<T, V, 8>);
+        const size_t shared = sizeof(A) * static_cast<size_t>(s.items * (s.threads + kSumsGap<V>) * groups);
+        if (const int32_t failed = report(args, allow_shared(kernel, shared))) return failed;
+        const dim3 block(static_cast<unsigned>(s.threads), static_cast<unsigned>(groups));
+        kernel<<<static_cast<unsigned>(blocks), block, shared, stream>>>(grad.as<const T>(), x.as<const T>(), weight, means, rstds, extra,
+                                                                         dx.as<T>(), partial, rows, static_cast<int>(width));
         return launched(args);
       });
     }

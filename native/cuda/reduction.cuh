@@ -220,8 +220,11 @@ __global__ void __launch_bounds__(256)
     reduce_columns_kernel(R r, const T* x, Out* out, typename R::Partial* stored, const __grid_constant__ Reduction plan) {
   using Partial = typename R::Partial;
   using Unit = Items<T, items>;
-  __shared__ Partial meeting[256];
-  const int tx = plan.width, ty = 256 / tx, lane = threadIdx.x & (tx - 1), y = threadIdx.x / tx;
+  // In the last step a lane's items lie one row of `gap` places after the other: 16 bytes more than the lanes take, so that
+  // neither side meets in a bank.
+  constexpr int kGap = 16 / sizeof(Partial);
+  __shared__ Partial meeting[items * (32 + kGap) > 256 ? items * (32 + kGap) : 256];
+  const int tx = plan.width, ty = 256 / tx, lane = threadIdx.x & (tx - 1), y = threadIdx.x / tx, gap = tx + kGap;
   int64_t block, chunk;
   const int64_t outer = plan.by_blocks.divide(plan.by_chunks.divide(blockIdx.x, chunk), block);
   const int64_t column = (block * tx + lane) * items;
@@ -258,14 +261,15 @@ __global__ void __launch_bounds__(256)
   // Through shared memory once more, so that neighbours are written by neighbours.
   if (y == 0) {
 #pragma unroll
-    for (int k = 0; k < items; ++k) meeting[lane * items + k] = partial[k];
+    for (int k = 0; k < items; ++k) meeting[k * gap + lane] = partial[k];
   }
   __syncthreads();
   const int64_t mine = block * tx * items + threadIdx.x;
   if (static_cast<int>(threadIdx.x) >= tx * items || mine >= plan.columns) return;
   const int64_t at = outer * plan.columns + mine;
-  if (plan.chunks > 1) stored[chunk * plan.results + at] = meeting[threadIdx.x];
-  else out[at] = r.template finish<Out>(meeting[threadIdx.x]);
+  const Partial& whole = meeting[threadIdx.x % items * gap + threadIdx.x / items];
+  if (plan.chunks > 1) stored[chunk * plan.results + at] = whole;
+  else out[at] = r.template finish<Out>(whole);
 }
 
 // Partial results of chunks, [chunks, results]: a block owns tx results, thread (x, y) reads chunks y, y + ty, ...

@@ -3,6 +3,8 @@
 // a thread owns two packs of 16 bytes at the same place of several heads, whose cosines it reads once; lanes are neighbours
 // in a head, then in the heads, so a warp reads whole rows. Bound by bytes (x read, y written); 256 threads a block,
 // occupancy at least one half.
+#include <cmath>
+
 #include "cuda/pointwise.cuh"
 
 namespace lf::cuda {
@@ -13,17 +15,52 @@ struct alignas(2 * sizeof(A)) Angle {
   A cosine, sine;
 };
 
+// Neither sincos(), which keeps an array on the stack for very large angles, nor pow(), which is a call: everything stays in
+// registers, at the same precision.
+
+// base ^ power, by the logarithm of the base in twice the precision.
+struct PowerOf {
+  double log, rest;
+  explicit PowerOf(double base) {
+    const long double exact = std::log(static_cast<long double>(base));
+    log = static_cast<double>(exact);
+    rest = static_cast<double>(exact - log);
+  }
+  __device__ __forceinline__ double operator()(double power) const {
+    const double exponent = power * log;
+    return ::exp(exponent) * (1 + (::fma(power, log, -exponent) + power * rest));
+  }
+};
+
+// The angle is divided by pi in twice the precision, whole turns go exactly, and sincospi() does the rest.
+__device__ __forceinline__ void sine_and_cosine(double angle, double& sine, double& cosine) {
+  constexpr double kOver = 0.31830988618379067, kRest = -1.9678676675182486e-17;  // 1 / pi
+  const double half_turns = angle * kOver;
+  const double left = ::fma(angle, kOver, -half_turns) + angle * kRest;
+  ::sincospi(half_turns - 2 * ::rint(0.5 * half_turns) + left, &sine, &cosine);
+}
+
+// Where pair j of a place lies in its row of the table, for threads that own `count` pairs each: what lanes load at a time, 16
+// bytes each, are neighbours.
 template <class A>
-__global__ void __launch_bounds__(256)
-    angles_kernel(const int32_t* positions, int64_t offset, int64_t n, Divisor half, double base, double direction, Angle<A>* table) {
+__host__ __device__ __forceinline__ int64_t table_place(int64_t j, int64_t half, int count) {
+  constexpr int kLoad = 16 / sizeof(Angle<A>);
+  if (count < kLoad) return j;
+  const int64_t unit = j / count, k = j % count;
+  return (k / kLoad * (half / count) + unit) * kLoad + k % kLoad;
+}
+
+template <class A>
+__global__ void __launch_bounds__(256) angles_kernel(const int32_t* positions, int64_t offset, int64_t n, Divisor half, int count,
+                                                     PowerOf base, double direction, Angle<A>* table) {
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x) {
     int64_t j;
     const int64_t place = half.divide(i, j);
-    const double frequency = ::pow(base, -static_cast<double>(j) / static_cast<double>(half.by));
+    const double frequency = base(-static_cast<double>(j) / static_cast<double>(half.by));
     const double at = positions ? static_cast<double>(positions[place]) : static_cast<double>(place + offset);
     double sine, cosine;
-    ::sincos(direction * at * frequency, &sine, &cosine);
-    table[i] = {static_cast<A>(cosine), static_cast<A>(sine)};
+    sine_and_cosine(direction * at * frequency, sine, cosine);
+    table[place * half.by + table_place<A>(j, half.by, count)] = {static_cast<A>(cosine), static_cast<A>(sine)};
   }
 }
 
@@ -41,10 +78,16 @@ __global__ void __launch_bounds__(256) turn_kernel(const T* x, T* y, const Angle
     const int64_t row = h.groups.divide(h.units.divide(i, unit), group);
     h.tokens.divide(row, token);
     const int64_t pair = unit * count;
-    const Angle<Acc<T>>* angles = table + (h.by_position ? row : token) * h.half + pair;
-    Angle<Acc<T>> angle[count];
+    using A = Acc<T>;
+    constexpr int kLoad = count * sizeof(Angle<A>) < 16 ? 1 : 16 / sizeof(Angle<A>);
+    const Angle<A>* angles = table + (h.by_position ? row : token) * h.half + unit * kLoad;
+    Angle<A> angle[count];
 #pragma unroll
-    for (int k = 0; k < count; ++k) angle[k] = angles[k];
+    for (int k = 0; k < count; k += kLoad) {
+      const auto together = *reinterpret_cast<const Items<Angle<A>, kLoad>*>(angles + k * (h.half / count));
+#pragma unroll
+      for (int n = 0; n < kLoad; ++n) angle[k + n] = together.at[n];
+    }
     const int64_t base = row * h.heads * h.width + (h.interleaved ? 2 * pair : pair);
     const int64_t second = h.interleaved ? count : h.half;
     for (int64_t head = group; head < h.heads; head += h.groups.by) {
@@ -105,14 +148,12 @@ int32_t rotary(const KernelArgs* args) {
   const int64_t n = (positions.present() ? rows : x.shape[1]) * heads.half;
   return dispatch_floating(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;
+    const bool packs = heads.half % Pack<T>::n == 0 && aligned16(x.data) && aligned16(y.data);
     angles_kernel<<<blocks_for(args, n, 256), 256, 0, stream_of(args).stream>>>(
-        positions.present() ? positions.as<const int32_t>() : nullptr, args->integer(4), n, Divisor(heads.half), args->number(2),
-        args->flag(5) ? -1.0 : 1.0, static_cast<Angle<Acc<T>>*>(args->workspace));
+        positions.present() ? positions.as<const int32_t>() : nullptr, args->integer(4), n, Divisor(heads.half), packs ? Pack<T>::n : 1,
+        PowerOf(args->number(2)), args->flag(5) ? -1.0 : 1.0, static_cast<Angle<Acc<T>>*>(args->workspace));
     if (const int32_t code = launched(args)) return code;
-    if (heads.half % Pack<T>::n == 0 && aligned16(x.data) && aligned16(y.data)) {
-      return turn<T, Pack<T>::n>(args, heads, rows, x.shape[1]);
-    }
-    return turn<T, 1>(args, heads, rows, x.shape[1]);
+    return packs ? turn<T, Pack<T>::n>(args, heads, rows, x.shape[1]) : turn<T, 1>(args, heads, rows, x.shape[1]);
   });
 }
 

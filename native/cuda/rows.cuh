@@ -44,8 +44,9 @@ __device__ __forceinline__ void store_piece(T* to, const Piece<T, V>& piece) {
   using Word = typename Words<sizeof(Piece<T, V>)>::Type;
   Word words[sizeof(Piece<T, V>) / sizeof(Word)];
   memcpy(words, &piece, sizeof piece);
+  // By the instruction itself: assignments may be taken apart again. `to` lies in global memory.
 #pragma unroll
-  for (size_t i = 0; i < sizeof words / sizeof(Word); ++i) reinterpret_cast<Word*>(to)[i] = words[i];
+  for (size_t i = 0; i < sizeof words / sizeof(Word); ++i) __stwb(reinterpret_cast<Word*>(to) + i, words[i]);
 }
 // Writes V sums, or adds them to what is there.
 template <int V, class A>
