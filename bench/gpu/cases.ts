@@ -17,7 +17,9 @@ import { rmsNorm } from '../../lib/ops/rms_norm'
 import { rotary } from '../../lib/ops/rotary'
 import { softmax } from '../../lib/ops/softmax'
 import { swiglu } from '../../lib/ops/swiglu'
+import { Parameter } from '../../lib/nn/parameter'
 import { adamw } from '../../lib/optim/adamw'
+import { ascend } from '../../lib/techniques/sam'
 import type { Device } from '../../lib/tensor/device'
 import { keep, scope } from '../../lib/tensor/scope'
 import { tensor, type Tensor } from '../../lib/tensor/tensor'
@@ -139,6 +141,18 @@ export const kernelCases: readonly KernelCase[] = [
     const grads = [[768, 2304], [768, 768], [768, 3072], [3072, 768], [768]].map((each) => numbers(each, device, 'f32'))
     return () => void clipGradNorm(grads, { maxNorm: 1 })
   }),
+  ...([null, 0.01] as const).map((eta) =>
+    plain(eta === null ? 'sam, move and back' : 'asam, move and back', '7.1 M parameters, f32', (device) => {
+      const parameters = new Map(
+        [[768, 2304], [768, 768], [768, 3072], [3072, 768], [768]].map((each, i) => {
+          const parameter = new Parameter(numbers(each, device, 'f32'))
+          parameter.tensor.grad = numbers(each, device, 'f32')
+          return [`weight${i}`, parameter] as const
+        }),
+      )
+      return () => ascend(parameters, { rho: 0.05, eta: eta ?? undefined })()
+    }),
+  ),
   differentiable('linear', '[1024, 768] x [768, 768] bf16', 'flops', (device) => {
     const x = numbers([1024, width], device, 'bf16', true)
     const w = numbers([width, width], device, 'bf16', true)

@@ -95,6 +95,8 @@ export interface OpAttrs {
   rotary: { heads: number; kv_heads: number; base: number; interleaved: boolean; offset: number; inverse: boolean }
   rsqrt: Record<string, never>
   rsqrt_backward: Record<string, never>
+  sam_ascend: { count: number; rho: number; eta: number; scaled: readonly number[] }
+  sam_restore: { count: number }
   scale: { factor: number; offset: number }
   scaled_add: { count: number; decay: number; factor: number }
   scatter_add: { axis: number; shape: readonly number[] }
@@ -611,6 +613,16 @@ export const opTable: OpDescription[] = [
     attrs: [],
   },
   {
+    name: 'sam_ascend',
+    inputs: [input('clip', '?'), input('tensors', '?*!')],
+    attrs: [{ name: 'count', type: 'integer' }, { name: 'rho', type: 'number' }, { name: 'eta', type: 'number' }, { name: 'scaled', type: 'integers' }],
+  },
+  {
+    name: 'sam_restore',
+    inputs: [input('saved'), input('tensors', '?*!')],
+    attrs: [{ name: 'count', type: 'integer' }],
+  },
+  {
     name: 'scale',
     inputs: [input('x')],
     attrs: [{ name: 'factor', type: 'number' }, { name: 'offset', type: 'number' }],
@@ -773,4 +785,4 @@ export const opTable: OpDescription[] = [
 ]
 
 /** Of the table that the addon must have; see addon.opsHash(). */
-export const opTableHash = 1825058379
+export const opTableHash = 1935763770

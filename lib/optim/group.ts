@@ -23,12 +23,12 @@ export interface GroupTensors {
 
 type GroupOp = { [N in OpName]: OpAttrs[N] extends { count: number } ? N : never }[OpName]
 
-/** Runs a fused update in place. */
-export function updateGroup<N extends GroupOp>(op: N, tensors: GroupTensors, attrs: Omit<OpAttrs[N], 'count'>): void {
+/** Runs a fused update in place. Returns what the operator makes beside it. */
+export function updateGroup<N extends GroupOp>(op: N, tensors: GroupTensors, attrs: Omit<OpAttrs[N], 'count'>): Tensor[] {
   const { parameters, grads, states = [], copies = [], clip } = tensors
-  if (!parameters.length) return
+  if (!parameters.length) return []
   const refreshed = copies.some((copy) => copy !== null) ? copies : []
-  run(op, [clip, ...parameters, ...grads, ...states.flat(), ...refreshed], { count: parameters.length, ...attrs } as unknown as OpAttrs[N])
+  return run(op, [clip, ...parameters, ...grads, ...states.flat(), ...refreshed], { count: parameters.length, ...attrs } as unknown as OpAttrs[N])
 }
 
 /** Parameters, gradients and copies of a group's members. */

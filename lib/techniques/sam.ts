@@ -7,15 +7,9 @@
 // Sources: Foret et al., arXiv 2010.01412; ASAM, Kwon et al., arXiv 2102.11600.
 import { noGrad } from '../autograd/tape'
 import type { Parameter } from '../nn/parameter'
-import { clipGradNorm } from '../ops/clip'
-import { concat } from '../ops/concat'
-import { copy } from '../ops/copy'
-import { zeros } from '../ops/creation'
-import { abs, addScalar, mul, reciprocal } from '../ops/elementwise'
-import { writeSlice } from '../ops/slice'
-import { updateGroup } from '../optim/group'
-import { scope } from '../tensor/scope'
-import type { Tensor } from '../tensor/tensor'
+import { membersOf, updateGroup } from '../optim/group'
+import { keep } from '../tensor/scope'
+import { run } from '../tensor/tensor'
 import { defineTechnique, type GradientOptions, type StepContext } from './technique'
 
 export interface SharpnessOptions {
@@ -29,41 +23,25 @@ export interface SharpnessOptions {
   sameFormat?: boolean
 }
 
-/** What T g and T^2 g are for ASAM; both g for SAM. */
-function directions(named: [string, Parameter][], eta: number | undefined): { scaled: Tensor[]; moves: Tensor[] } {
-  const grads = named.map(([, { grad }]) => grad!)
-  if (eta === undefined) return { scaled: grads, moves: grads }
-  const sizes = named.map(([name, { tensor }]) => (name.includes('weight') ? addScalar(abs(tensor), eta) : null))
-  const times = (tensors: Tensor[]) => tensors.map((x, i) => (sizes[i] ? mul(x, sizes[i]) : x))
-  const scaled = times(grads)
-  return { scaled, moves: times(scaled) }
-}
-
 /** Moves the parameters by e, made from their gradients, in place. Returns what brings them back, bit for bit. */
 export function ascend(parameters: Map<string, Parameter>, options: SharpnessOptions): () => void {
   const { rho, eta, include = () => true, sameFormat = false } = options
   const named = [...parameters].filter(([name, { grad }]) => grad !== null && include(name))
   return noGrad(() => {
-    const { scaled, moves } = directions(named, eta)
-    const { norm } = clipGradNorm(scaled, { maxNorm: 0 })
-    const factor = concat([reciprocal(addScalar(norm, 1e-12)), zeros([1], { dtype: norm.dtype, device: norm.device })])
-    const masters = named.map(([, { tensor }]) => tensor)
-    const before = masters.map((master) => copy(master))
     const formats = [...parameters.values()].map((parameter) => ({ parameter, format: parameter.copy?.dtype }))
     if (!sameFormat) for (const { parameter, format } of formats) if (format) parameter.setComputeDType(parameter.tensor.dtype)
-    const copies = named.map(([, parameter]) => parameter.copy)
-    updateGroup('scaled_add', { parameters: masters, grads: moves, copies, clip: factor }, { decay: 1, factor: rho })
+    const members = membersOf(named)
+    const scaled = eta === undefined ? [] : named.flatMap(([name], i) => (name.includes('weight') ? [i] : []))
+    const saved = updateGroup('sam_ascend', members, { rho, eta: eta ?? 0, scaled }).map((tensor) => keep(tensor))
     return () =>
-      noGrad(() =>
-        scope(() => {
-          named.forEach(([, parameter], i) => {
-            writeSlice(parameter.tensor, before[i], parameter.shape.map(() => 0))
-            before[i].dispose()
-            if (sameFormat) parameter.refresh()
-          })
-          if (!sameFormat) for (const { parameter, format } of formats) if (format) parameter.setComputeDType(format)
-        }),
-      )
+      noGrad(() => {
+        for (const before of saved) {
+          const copies = members.copies.some((copy) => copy !== null) ? members.copies : []
+          run('sam_restore', [before, ...members.parameters, ...copies], { count: named.length })
+          before.dispose()
+        }
+        if (!sameFormat) for (const { parameter, format } of formats) if (format) parameter.setComputeDType(format)
+      })
   })
 }
 

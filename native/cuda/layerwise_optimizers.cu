@@ -7,20 +7,14 @@
 namespace lf::cuda {
 namespace {
 
-__device__ __forceinline__ double whole_power(double b, int64_t n) {
-  double power = 1;
-  for (; n > 0; n >>= 1, b *= b) {
-    if (n & 1) power *= b;
-  }
-  return power;
-}
 __device__ __forceinline__ float root_of(float x) { return ::sqrtf(x); }
 __device__ __forceinline__ double root_of(double x) { return ::sqrt(x); }
 
 // In the workspace, for one launch: a rate for every tensor, then two sums for every chunk.
 struct Norms {
   double* rates;
-  __device__ double* sums(const TensorGroup& group) const { return rates + group.count; }
+  template <class Group>
+  __device__ double* sums(const Group& group) const { return rates + group.count; }
 };
 
 struct Lamb {
@@ -88,9 +82,9 @@ struct Lars {
   }
 };
 
-template <class Rule, class A>
+template <class Rule, class A, class Group>
 __global__ void __launch_bounds__(kGroupThreads)
-    prepare_kernel(const __grid_constant__ TensorGroup group, Clip clip, Rule rule, Norms norms) {
+    prepare_kernel(const __grid_constant__ Group group, Clip clip, Rule rule, Norms norms) {
   if (clip.at(1) != 0) return;
   __shared__ typename Rule::template Numbers<A> shared;
   __shared__ double meeting[32];
@@ -101,7 +95,7 @@ __global__ void __launch_bounds__(kGroupThreads)
   double weight = 0, other = 0;
   // The norms of lars change nothing: its states are neither read nor written here.
   constexpr int kStates = Rule::kSecond == kEverything ? 0 : Rule::kStates;
-  change_chunk<A, kStates, Rule::kFirst>(t, static_cast<int64_t>(blockIdx.x - t.first) * kGroupChunk,
+  change_chunk<A, kStates, Rule::kFirst>(t, blockIdx.x - t.first,
                                          [&](A& p, A g, A* s) { numbers.prepare(p, g, s, weight, other); });
   weight = block_sum(weight, meeting);
   other = block_sum(other, meeting);
@@ -110,9 +104,9 @@ __global__ void __launch_bounds__(kGroupThreads)
   norms.sums(group)[2 * blockIdx.x + 1] = other;
 }
 
-template <class Rule>
+template <class Rule, class Group>
 __global__ void __launch_bounds__(kGroupThreads)
-    rates_kernel(const __grid_constant__ TensorGroup group, Clip clip, Rule rule, Norms norms) {
+    rates_kernel(const __grid_constant__ Group group, Clip clip, Rule rule, Norms norms) {
   if (clip.at(1) != 0) return;
   __shared__ double meeting[32];
   const GroupTensors& t = group.of[blockIdx.x];
@@ -127,9 +121,9 @@ __global__ void __launch_bounds__(kGroupThreads)
   if (threadIdx.x == 0) norms.rates[blockIdx.x] = rule.rate(::sqrt(sums[0]), ::sqrt(sums[1]));
 }
 
-template <class Rule, class A>
+template <class Rule, class A, class Group>
 __global__ void __launch_bounds__(kGroupThreads)
-    apply_kernel(const __grid_constant__ TensorGroup group, Clip clip, Rule rule, Norms norms) {
+    apply_kernel(const __grid_constant__ Group group, Clip clip, Rule rule, Norms norms) {
   if (clip.at(1) != 0) return;
   __shared__ typename Rule::template Numbers<A> shared;
   if (threadIdx.x == 0) shared = rule.template numbers<A>(clip.at(0));
@@ -138,7 +132,7 @@ __global__ void __launch_bounds__(kGroupThreads)
   const int owner = owner_of(group, blockIdx.x);
   const GroupTensors& t = group.of[owner];
   const A rate = static_cast<A>(norms.rates[owner]);
-  change_chunk<A, Rule::kStates, Rule::kSecond>(t, static_cast<int64_t>(blockIdx.x - t.first) * kGroupChunk,
+  change_chunk<A, Rule::kStates, Rule::kSecond>(t, blockIdx.x - t.first,
                                                 [&](A& p, A g, A* s) { numbers.apply(p, g, s, rate); });
 }
 
@@ -149,7 +143,7 @@ int32_t update(const KernelArgs* args, const Rule& rule) {
   const Clip clip = clip_of(args);
   const auto launch = [&](auto tag) {
     using A = typename decltype(tag)::Type;
-    return for_groups<A>(args, Rule::kStates, [&](const TensorGroup& group) {
+    return for_groups<A>(args, Rule::kStates, [&](const auto& group) {
       prepare_kernel<Rule, A><<<group.chunks, kGroupThreads, 0, stream>>>(group, clip, rule, norms);
       if (const int32_t code = launched(args)) return code;
       rates_kernel<<<group.count, kGroupThreads, 0, stream>>>(group, clip, rule, norms);

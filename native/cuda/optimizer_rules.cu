@@ -31,9 +31,9 @@ struct Attributes {
   Attribute of[kMostAttributes];
 };
 
-template <class Rule, class A>
+template <class Rule, class A, class Group>
 __global__ void __launch_bounds__(kGroupThreads)
-    rule_kernel(const __grid_constant__ TensorGroup group, Clip clip, const __grid_constant__ Attributes attributes) {
+    rule_kernel(const __grid_constant__ Group group, Clip clip, const __grid_constant__ Attributes attributes) {
   if (clip.at(1) != 0) return;
   __shared__ A shared[Rule::kConstants];
   if (threadIdx.x == 0) {
@@ -48,8 +48,7 @@ __global__ void __launch_bounds__(kGroupThreads)
   for (int i = 0; i < Rule::kConstants; ++i) c[i] = shared[i];
   const A factor = static_cast<A>(clip.at(0));
   const GroupTensors& t = group.of[owner_of(group, blockIdx.x)];
-  change_chunk<A, Rule::kStates, kEverything>(t, static_cast<int64_t>(blockIdx.x - t.first) * kGroupChunk,
-                                              [&](A& p, A g, A* s) { Rule::update(p, g * factor, s, c); });
+  change_chunk<A, Rule::kStates, kEverything>(t, blockIdx.x - t.first, [&](A& p, A g, A* s) { Rule::update(p, g * factor, s, c); });
 }
 
 template <class Rule, int count>
@@ -59,7 +58,7 @@ int32_t apply_rule(const KernelArgs* args) {
   for (int i = 0; i < count; ++i) attributes.of[i] = attribute(args, 1 + i);
   const auto launch = [&](auto tag) {
     using A = typename decltype(tag)::Type;
-    return for_groups<A>(args, Rule::kStates, [&](const TensorGroup& group) {
+    return for_groups<A>(args, Rule::kStates, [&](const auto& group) {
       rule_kernel<Rule, A><<<group.chunks, kGroupThreads, 0, stream_of(args).stream>>>(group, clip_of(args), attributes);
       return launched(args);
     });

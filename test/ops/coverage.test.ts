@@ -24,6 +24,8 @@ const elsewhere: Record<string, string> = {
   lion: 'test/optim/lion.test.ts',
   nesterov: 'test/optim/nesterov.test.ts',
   quantize_blocks: 'test/optim/adamw_8bit.test.ts',
+  sam_ascend: 'test/techniques/sam.test.ts',
+  sam_restore: 'test/techniques/sam.test.ts',
   scaled_add: 'test/optim/muon.test.ts',
   schedule_free_adamw: 'test/optim/schedule_free.test.ts',
   sgd: 'test/optim/sgd.test.ts',

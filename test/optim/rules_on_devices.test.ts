@@ -1,5 +1,5 @@
-// The updates of api/optimizer_rules.h, lamb, lars and the 8-bit AdamW on every device against the CPU's: sizes beside whole
-// packs and chunks, more tensors than go into one launch, 16-bit copies, clipped and skipped steps.
+// The updates of api/optimizer_rules.h, lamb, lars, the 8-bit AdamW and SAM's move on every device against the CPU's: sizes
+// beside whole packs and chunks, more tensors than go into one launch, 16-bit copies, clipped and skipped steps.
 import type { OpName } from '../../lib/native/ops.gen'
 import type { DType } from '../../lib/native/dtype'
 import { getDevice, type Device } from '../../lib/tensor/device'
@@ -8,7 +8,7 @@ import { run, run1, tensor, type Tensor } from '../../lib/tensor/tensor'
 import { testDevices } from '../support/devices'
 
 type Attrs = Record<string, number | boolean>
-const sizes = [5000, 3, 0, 8192, 1, 4097, ...new Array<number>(260).fill(5)]
+const sizes = [5000, 3, 0, 8192, 1, 4097, ...new Array<number>(490).fill(5)]
 const wave = (seed: number, size: number, scale = 1) => Float64Array.from({ length: size }, (_, i) => scale * Math.sin(seed + 1.7 * i))
 
 const cases: [OpName, number, Attrs][] = [
@@ -54,6 +54,33 @@ function expectSame(got: Float64Array[], wanted: Float64Array[], allowed: (i: nu
   })
 }
 
+/** Parameters after a move and after a skipped one, and their copies; parameters and copies brought back. */
+async function followSam(device: Device, scaled: number[], dtype: DType): Promise<{ moved: Float64Array[]; restored: Float64Array[] }> {
+  const make = (values: Float64Array, format: DType = dtype) => keep(tensor(values, null, { dtype: format, device }))
+  const parameters = sizes.map((size, i) => make(wave(i, size)))
+  const grads = sizes.map((size, i) => make(wave(i + 10, size, 0.01)))
+  const copies = dtype === 'f32' ? sizes.map((size, i) => (i % 3 === 2 ? null : make(new Float64Array(size), i % 3 ? 'f16' : 'bf16'))) : []
+  const kept = [...parameters, ...copies].filter((one) => one !== null)
+  const read = async (tensors: Tensor[]) => {
+    const values: Float64Array[] = []
+    for (const one of tensors) values.push(await one.toFloat64())
+    return values
+  }
+  const moved: Float64Array[] = []
+  let restored: Float64Array[] = []
+  for (const skip of [1, 0]) {
+    const clip = make(Float64Array.of(0.5, skip))
+    const attrs = { count: sizes.length, rho: 0.5, eta: 0.01, scaled }
+    const saved = keep(run1('sam_ascend', [clip, ...parameters, ...grads, ...copies] as Tensor[], attrs))
+    moved.push(...(await read(skip ? parameters : kept)))
+    run('sam_restore', [saved, ...parameters, ...copies] as Tensor[], { count: sizes.length })
+    restored = await read(kept)
+    for (const one of [clip, saved]) one.dispose()
+  }
+  for (const one of [...kept, ...grads]) one.dispose()
+  return { moved, restored }
+}
+
 const eightBits = { lr: 0.01, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, block: 100 }
 
 async function follow8Bits(device: Device): Promise<{ codes: Float64Array[]; numbers: Float64Array[] }> {
@@ -91,6 +118,15 @@ describe.each(testDevices().map((device) => [device.name, device] as const))('%s
       // Copies may round the other way: one unit of bf16 where the masters differ in their last bit.
       const masters = sizes.length * (1 + states)
       expectSame(await follow(device, op, states, attrs, dtype), wanted, (i) => (dtype === 'f64' ? 1e-12 : i < masters ? 2e-6 : 8e-3))
+    }
+  })
+
+  test.each([[[]], [[0, 3, 6]]])('sam_ascend as on the CPU and sam_restore to the bit, ASAM for %p', async (scaled) => {
+    for (const dtype of ['f32', 'f64'] as const) {
+      const wanted = await followSam(getDevice('cpu'), scaled, dtype)
+      const got = await followSam(device, scaled, dtype)
+      expectSame(got.moved, wanted.moved, (i) => (dtype === 'f64' ? 1e-12 : i < 2 * sizes.length ? 2e-6 : 8e-3))
+      expect(got.restored).toEqual(wanted.restored)
     }
   })
 
