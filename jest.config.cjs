@@ -8,6 +8,8 @@ module.exports = {
   workerIdleMemoryLimit: '2GB',
   // For what hangs; a machine that others keep busy may be slow.
   testTimeout: 180_000,
+  // Another device for what tests make without naming one; scripts/test_gpusim.mjs sets it.
+  setupFiles: process.env.LEANFORMER_TEST_DEFAULT_DEVICE ? ['<rootDir>/test/support/default_device.ts'] : [],
   transform: {
     '^.+\\.ts$': [
       '@swc/jest',

@@ -2,7 +2,7 @@
 export { LeanformerError, errorCodes, type ErrorCode, type NativeErrorCode } from './native/errors'
 export { dtypes, type DType } from './native/dtype'
 
-export { getDevice, listDevices, liveHandles, cudaAbsence, Device, type OpProfile } from './tensor/device'
+export { getDevice, setDefaultDevice, listDevices, liveHandles, cudaAbsence, Device, type OpProfile } from './tensor/device'
 export { tensor, Tensor, setRequiresGrad, type NestedNumbers, type TensorOptions } from './tensor/tensor'
 export { scope, keep } from './tensor/scope'
 export { seed, defaultGenerator, Generator, type RandomState } from './tensor/random'

@@ -14,7 +14,7 @@ export type Initializer = (shape: readonly number[], options?: InitializerOption
 
 export function resolveOptions(options: InitializerOptions = {}): { device: Device; dtype: DType; generator: Generator } {
   return {
-    device: getDevice(options.device ?? 'cpu'),
+    device: getDevice(options.device),
     dtype: options.dtype ?? 'f32',
     generator: options.generator ?? defaultGenerator,
   }

@@ -10,7 +10,7 @@ import { checkHolds } from './broadcast'
  * @throws ERR_ARGUMENT when an integer format does not hold it
  */
 export function full(shape: readonly number[], value: number, options: TensorOptions = {}): Tensor {
-  const { dtype = 'f32', device = 'cpu', requiresGrad } = options
+  const { dtype = 'f32', device, requiresGrad } = options
   checkHolds('full', dtype, value)
   const out = run1('fill', [], { shape, value, dtype }, getDevice(device))
   return requiresGrad ? setRequiresGrad(out) : out

@@ -13,7 +13,7 @@ export interface RandomOptions {
 
 function draw(name: 'random_uniform' | 'random_normal', shape: readonly number[], options: RandomOptions): Tensor {
   const { dtype = 'f32', generator = defaultGenerator } = options
-  return run1(name, [], { shape, ...generator.next(), dtype }, getDevice(options.device ?? 'cpu'))
+  return run1(name, [], { shape, ...generator.next(), dtype }, getDevice(options.device))
 }
 
 /** Uniform in [0, 1), multiples of 2^-24. */

@@ -149,8 +149,14 @@ export function cudaAbsence(): string {
   return loadCuda()
 }
 
-/** A device by name: 'cpu', 'meta', 'cuda', 'cuda:1'; 'auto' is the first CUDA device, or else the CPU. */
-export function getDevice(name: string | Device): Device {
+let defaultName = 'cpu'
+/** The device of tensors, models and random numbers that are made without naming one: 'cpu' unless set. */
+export function setDefaultDevice(name: string | Device): void {
+  defaultName = getDevice(name).name
+}
+
+/** A device by name: 'cpu', 'meta', 'cuda', 'cuda:1'; 'auto' is the first CUDA device, or else the CPU. Without a name, the default. */
+export function getDevice(name: string | Device = defaultName): Device {
   if (typeof name !== 'string') return name
   if (name === 'auto') return loadCuda() === '' ? getDevice('cuda:0') : devices[0]
   const full = name === 'cuda' ? 'cuda:0' : name

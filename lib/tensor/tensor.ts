@@ -249,7 +249,7 @@ const defaultDTypes: [RegExp, DType][] = [
  * dtype (f32 for anything else); a Uint16Array needs `dtype` 'f16' or 'bf16' and holds bit patterns.
  */
 export function tensor(data: NestedNumbers | ArrayBufferView, shape?: readonly number[] | null, options: TensorOptions = {}): Tensor {
-  const device = getDevice(options.device ?? 'cpu')
+  const device = getDevice(options.device)
   let dtype = options.dtype === undefined ? undefined : checkDType(options.dtype)
   let flat: ArrayLike<number | bigint>
   let dims: readonly number[]

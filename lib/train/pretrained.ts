@@ -25,7 +25,7 @@ async function readJson(folder: string, name: string): Promise<Record<string, un
 }
 
 /** The tensors of one safetensors file, on `device`. */
-export async function readTensors(file: string, device: string | Device = 'cpu'): Promise<{ tensors: Map<string, Tensor>; metadata: Record<string, string> }> {
+export async function readTensors(file: string, device?: string | Device): Promise<{ tensors: Map<string, Tensor>; metadata: Record<string, string> }> {
   const { tensors, metadata } = await readSafetensors(file)
   const target = getDevice(device)
   return { tensors: new Map(Object.entries(tensors).map(([name, value]) => [name, keep(fromHost(value, target))])), metadata }
@@ -38,7 +38,7 @@ export async function writeTensors(file: string, tensors: Map<string, Tensor>): 
 }
 
 /** @throws ERR_IO, ERR_CHECKPOINT */
-export async function readPretrained(folder: string, device: string | Device = 'cpu'): Promise<Pretrained> {
+export async function readPretrained(folder: string, device?: string | Device): Promise<Pretrained> {
   const config = await readJson(folder, 'config.json')
   const index = 'model.safetensors.index.json'
   const files = existsSync(join(folder, index))

@@ -52,8 +52,8 @@ async function run(device: string, checkpointing: boolean) {
 }
 
 test('gradients and generator are bit for bit those without checkpointing', async () => {
-  const plain = await run('cpu', false)
-  const checkpointed = await run('cpu', true)
+  const plain = await run(getDevice().name, false)
+  const checkpointed = await run(getDevice().name, true)
   expect(checkpointed.read).toEqual(plain.read)
   expect(checkpointed.state).toEqual(plain.state)
 })
@@ -62,12 +62,12 @@ test("bytes held after the forward pass are exactly the layers' inputs", async (
   const tensorBytes = rows * width * 4
   const scalar = 4
   // Without: dropout saves nothing, linear its input, tanh its output (which is the next layer's input).
-  expect((await run('cpu', false)).forwardBytes).toBe(layers * tensorBytes + scalar)
-  expect((await run('cpu', true)).forwardBytes).toBe(layers * tensorBytes + scalar)
+  expect((await run(getDevice().name, false)).forwardBytes).toBe(layers * tensorBytes + scalar)
+  expect((await run(getDevice().name, true)).forwardBytes).toBe(layers * tensorBytes + scalar)
 })
 
 test('a layer with inner tensors of its own holds only its input', async () => {
-  const device = getDevice('cpu')
+  const device = getDevice()
   const deep = (h: Tensor) => scope(() => tanh(tanh(tanh(h))))
   const bytes = async (checkpointing: boolean) => {
     const x = keep(setRequiresGrad(tensor(new Float32Array(1024), [1024])))

@@ -51,7 +51,7 @@ export function relative(actual: ArrayLike<number>, expected: ArrayLike<number>,
 /** The golden's `weights.*` under their own names. */
 export function foreignTensors(goldens: Goldens): Map<string, Tensor> {
   const own = Object.entries(goldens.tensors).filter(([name]) => name.startsWith('weights.'))
-  return new Map(own.map(([name, value]) => [name.slice('weights.'.length), fromHost(value, getDevice('cpu'))]))
+  return new Map(own.map(([name, value]) => [name.slice('weights.'.length), fromHost(value, getDevice())]))
 }
 
 /** Compares the gradients that a model has with the golden's `grad.*`, part by part of a joint matrix. */

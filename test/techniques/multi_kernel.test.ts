@@ -87,7 +87,7 @@ function rankCorrelation(a: readonly number[], b: readonly number[]): number {
 test('frontier of a trained model: monotone, ends at the single kernels, foretold and measured losses agree in order', async () => {
   const model = markovModel({ layers: 2 })
   await train(markovTrainer(model, { steps: 150, lr: 2e-3 }))
-  const device = getDevice('cpu')
+  const device = getDevice()
   const source = new Markov()
   const evaluate = async () => {
     const before = (await device.synchronize()).flops

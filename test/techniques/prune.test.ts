@@ -59,7 +59,7 @@ test.each(Object.keys(models) as (keyof typeof models)[])('%s: shrunk is masked,
 
 test('a shrunk model generates with its cache, trains, and its FLOPs fall in proportion', async () => {
   const model = new GPT({ ...shape, vocab: 2 })
-  const device = getDevice('cpu')
+  const device = getDevice()
   const small = tensor(batch.inputs.map((id) => id % 2), [batch.batch, batch.context])
   const flops = async () => {
     const before = (await device.synchronize()).flops

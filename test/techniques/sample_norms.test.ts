@@ -61,7 +61,7 @@ test.each(variants)('%s', async (_, config) => {
 test('at 128 tokens and width 256 the norms add at most 40 % to the arithmetic of a training step', async () => {
   const model = new GPT({ ...base, vocab: 256, context: 128, layers: 2, width: 256, heads: 4 }, { generator: new Generator(5) })
   const { inputs, targets } = data(4, 128, 256)
-  const device = getDevice('cpu')
+  const device = getDevice()
   const flops = async (run: () => void) => {
     const before = (await device.synchronize()).flops
     scope(run)

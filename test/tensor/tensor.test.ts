@@ -33,7 +33,7 @@ test('typed arrays choose their dtype; a Uint16Array must say which', async () =
 })
 
 test('a scope releases what is not returned or kept', async () => {
-  const device = getDevice('cpu')
+  const device = getDevice()
   await device.synchronize()
   const bytes = device.stats().liveBytes
   const handles = liveHandles()
@@ -96,7 +96,7 @@ test('tensors of two devices do not meet, and absent devices say why', async () 
 })
 
 test('out of memory is a coded error that names the largest tensors, and the device works on', async () => {
-  const device = getDevice('cpu')
+  const device = getDevice()
   await device.synchronize()
   // Larger than anything that tests before it in this process may have left to the collector.
   using big = zeros([4096, 2048])
@@ -106,7 +106,7 @@ test('out of memory is a coded error that names the largest tensors, and the dev
   const after = add(failed, failed)
   const error = await after.data().catch((e) => e)
   expect(error).toMatchObject({ code: 'ERR_OUT_OF_MEMORY' })
-  expect(error.message).toContain('fill: out of memory on cpu')
+  expect(error.message).toContain(`fill: out of memory on ${device.name}`)
   expect(error.message).toContain('f32 [4096, 2048] from fill')
   expect(error.hint).toContain('checkpointing')
   device.setMemoryLimit(0)

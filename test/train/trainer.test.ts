@@ -129,7 +129,7 @@ test('a loss that is not finite names the step and the first operator that made 
   expect(steps).toEqual([1, 2, 3])
   expect(error.message).toMatch(/^step 4: the loss \(Infinity\) is not finite; the first operator with such a result is scale \(output 0, f32 \[\]/)
   for (const { tensor: value } of model.parameters()) expect((await value.toFloat64()).every(Number.isFinite)).toBe(true)
-  await getDevice('cpu').synchronize()
+  await getDevice().synchronize()
   model.dispose()
 })
 
@@ -164,7 +164,7 @@ test('the scale doubles after exactly the window of clean steps', () => {
 })
 
 test('out of memory rejects the step with the largest tensors, and a smaller run works afterwards', async () => {
-  const device = getDevice('cpu')
+  const device = getDevice()
   await device.synchronize()
   const { trainer, model } = tinyTrainer({ steps: 2 })
   await device.synchronize()
@@ -224,7 +224,7 @@ test('evaluation is the exact mean and disturbs nothing', async () => {
 })
 
 test('recomputing layers gives the same run and a lower peak', async () => {
-  const device = getDevice('cpu')
+  const device = getDevice()
   const runs = []
   for (const checkpointing of [false, true]) {
     await device.synchronize()
