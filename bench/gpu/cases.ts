@@ -1,11 +1,13 @@
 // The operators of a training step at realistic shapes, for the kernel report: each makes its inputs from host numbers (so that
 // no other kernel runs), and is then run forwards, or forwards and backwards.
+import { causal, longformer } from '../../lib/attention/patterns'
 import { backward } from '../../lib/autograd/backward'
 import { noGrad } from '../../lib/autograd/tape'
 import type { DType } from '../../lib/native/dtype'
 import { attention } from '../../lib/ops/attention'
 import { clipGradNorm } from '../../lib/ops/clip'
 import { crossEntropy } from '../../lib/ops/cross_entropy'
+import { csrAttention, csrLayout } from '../../lib/ops/csr_attention'
 import { dropout } from '../../lib/ops/dropout'
 import { add, gelu, mul } from '../../lib/ops/elementwise'
 import { embedding } from '../../lib/ops/embedding'
@@ -164,6 +166,11 @@ export const kernelCases: readonly KernelCase[] = [
     const w = numbers([8192, width], device, 'bf16', true)
     const targets = ids(256, 8192, device)
     return { inputs: [x, w], run: () => linearCrossEntropy(x, w, targets) }
+  }),
+  differentiable('csrAttention, cuSPARSE', '[1, 1024, 12, 64] bf16, dilated window, 64 keys', 'flops', (device) => {
+    const [q, k, v] = [0, 1, 2].map(() => numbers([1, 1024, 12, 64], device, 'bf16', true))
+    const layout = csrLayout(causal(longformer(128, [2])), { queries: 1024, keys: 1024 })
+    return { inputs: [q, k, v], run: () => csrAttention(q, k, v, layout, { heads: 12 }) }
   }),
   ...[64, 128].map((headWidth) =>
     differentiable(`attention, head width ${headWidth}`, `[1, 1024, ${width / headWidth}, ${headWidth}] bf16, causal`, 'flops', (device) => {

@@ -1,6 +1,6 @@
 // The baselines of a GPU, each beside what it is measured against:
 //
-//   npm run bench -- gpu [gemm|attention|optimizers|checkpointing|steps ...] [--device cuda:0] [--quick] [--no-compile]
+//   npm run bench -- gpu [gemm|attention|crossover|optimizers|checkpointing|steps ...] [--device cuda:0] [--quick] [--no-compile]
 //
 // The ceilings come first: copy bandwidth and the best product of each format on this GPU; the rest is also given as a share
 // of them. Writes bench/results/gpu.json. LEANFORMER_PYTHON names a Python with PyTorch for the whole steps; without it they
@@ -16,6 +16,7 @@ import type { DType } from '../../lib/native/dtype'
 import { attention } from '../../lib/ops/attention'
 import { blockLayout, blockSparseAttention, type Pattern } from '../../lib/ops/block_sparse_attention'
 import { clipGradNorm } from '../../lib/ops/clip'
+import { csrAttention, csrLayout } from '../../lib/ops/csr_attention'
 import { copy } from '../../lib/ops/copy'
 import { add, div, mul, sqrt } from '../../lib/ops/elementwise'
 import { matmul } from '../../lib/ops/matmul'
@@ -27,6 +28,7 @@ import { noGrad } from '../../lib/autograd/tape'
 import { getDevice } from '../../lib/tensor/device'
 import { keep, scope } from '../../lib/tensor/scope'
 import { tensor, type Tensor } from '../../lib/tensor/tensor'
+import { attentionGrid, crossoverTable, measureAttention, timesTable } from '../attention/compare'
 import { deviceSeconds, stepMilliseconds } from './timing'
 
 const { values, positionals } = parseArgs({
@@ -142,10 +144,19 @@ if (wants('attention')) {
       const layout = blockLayout(pattern, { queries: length, keys: length, block: 64 })
       await timed(`block-sparse ${name}`, layout.density * length ** 2, () => blockSparseAttention(q, k, v, layout, { heads }), 'block_sparse_attention')
       layout.dispose()
+      const list = csrLayout(pattern, { queries: length, keys: length })
+      await timed(`cuSPARSE ${name}`, list.density * length ** 2, () => csrAttention(q, k, v, list, { heads }), 'csr_attention')
+      list.dispose()
     }
     dispose(q, k, v)
   }
   table('attention', rows)
+}
+
+if (wants('crossover')) {
+  const points = await measureAttention(device, attentionGrid(device, ['f32', 'bf16'], values.quick), () => {})
+  table('attention over density', timesTable(device, points))
+  table('crossover', crossoverTable(device, points))
 }
 
 const gpt2: GPTConfig = values.quick

@@ -3,10 +3,12 @@
 import { LeanformerError } from '../native/errors'
 import { attention, type AttentionOptions } from '../ops/attention'
 import { blockLayout, blockSparseAttention, type BlockLayout, type Pattern } from '../ops/block_sparse_attention'
+import { csrAttention, csrLayout, type CsrLayout } from '../ops/csr_attention'
 import { expand } from '../ops/broadcast'
 import { permute } from '../ops/permute'
 import { reshape } from '../ops/reshape'
 import type { Tensor } from '../tensor/tensor'
+import { forecastPattern, type AttentionForecast } from './crossover'
 
 /**
  * A way to attend: q [batch, queries, heads, width], k and v [batch, keys, kvHeads, width] -> like q. The last query stands at
@@ -42,8 +44,7 @@ export function windowKernel(window: number): AttentionKernel {
 }
 
 /** Softmax attention over the blocks of a pattern, which must be causal where the model is. Layouts are made once a size. */
-export function blockSparseKernel(pattern: Pattern, block: number): AttentionKernel {
-  const layouts = new Map<string, BlockLayout>()
+export function blockSparseKernel(pattern: Pattern, block: number, layouts = new Map<string, BlockLayout>()): AttentionKernel {
   return (q, k, v, options) => {
     refuse('block_sparse', options, ['window', 'slopes', 'segments', 'keyMask', 'dropout'])
     const sizes = { queries: q.shape[1], keys: k.shape[1], block }
@@ -51,5 +52,43 @@ export function blockSparseKernel(pattern: Pattern, block: number): AttentionKer
     let layout = layouts.get(key)
     if (!layout) layouts.set(key, (layout = blockLayout(pattern, sizes)))
     return blockSparseAttention(q, k, v, layout, { heads: options.heads, kvHeads: options.kvHeads, scale: options.scale })
+  }
+}
+
+/** Softmax attention over the pairs of a pattern, which must be causal where the model is. Layouts are made once a size. */
+export function csrKernel(pattern: Pattern, block: number, layouts = new Map<string, CsrLayout>()): AttentionKernel {
+  return (q, k, v, options) => {
+    refuse('csr_attention', options, ['window', 'slopes', 'dropout'])
+    const sizes = { queries: q.shape[1], keys: k.shape[1] }
+    const key = `${sizes.queries}/${sizes.keys}`
+    let layout = layouts.get(key)
+    if (!layout) layouts.set(key, (layout = csrLayout(pattern, sizes, block)))
+    const { heads, kvHeads, scale, keyMask, segments } = options
+    return csrAttention(q, k, v, layout, { heads, kvHeads, scale, keyMask, segments })
+  }
+}
+
+/**
+ * The same attention over the pairs of a pattern by blocks or by a list, whichever is forecast to take less time on the device;
+ * packed samples and padding go by the list. `note` is told the forecast once a size.
+ */
+export function sparseKernel(pattern: Pattern, block: number, note: (forecast: AttentionForecast) => void): AttentionKernel {
+  const chosen = new Map<string, AttentionKernel>()
+  const [blocks, lists] = [new Map<string, BlockLayout>(), new Map<string, CsrLayout>()]
+  const [byBlocks, byList] = [blockSparseKernel(pattern, block, blocks), csrKernel(pattern, block, lists)]
+  return (q, k, v, options) => {
+    if (options.segments || options.keyMask) return byList(q, k, v, options)
+    const [batch, queries, heads, width] = q.shape
+    const key = `${queries}/${k.shape[1]}`
+    let kernel = chosen.get(key)
+    if (!kernel) {
+      const causal = options.causal ?? false
+      const forecast = forecastPattern(pattern, { queries, keys: k.shape[1], block }, { device: q.device, dtype: q.dtype, batch, heads, width, causal })
+      note(forecast)
+      blocks.set(key, forecast.blocks)
+      lists.set(key, forecast.csr)
+      chosen.set(key, (kernel = forecast.seconds.csr < forecast.seconds.block_sparse ? byList : byBlocks))
+    }
+    return kernel(q, k, v, options)
   }
 }

@@ -7,7 +7,8 @@
 // Softmax: a warp owns a row, in registers up to kHeld numbers a lane; longer rows are done by the whole block, in two sweeps.
 // A row starts anywhere, so the packs at its ends are moved number by number. Bound by bytes, but for the gradient's second
 // copies of probabilities and score gradients in the order of the transposed lists: 4 bytes each to places apart, which meet
-// in the L2 cache. Registers: see the launch bounds; 8 warps a block.
+// in the L2 cache. Registers: 96 (gradient: 75), so 16 (24) warps an SM with 128 bytes a lane on their way; pack and unpack 56
+// at most, 32 warps.
 #include "cuda/rows.cuh"
 #include "cuda/sparse_library.h"
 
@@ -333,7 +334,9 @@ struct Problem {
   }
   // Entries of the first `count` copies.
   int64_t entries(int64_t count) const { return count / patterns * per_cycle; }
-  bool empty() const { return pairs == 0 || queries == 0 || width == 0; }
+  bool empty() const { return pairs == 0 || queries == 0; }
+  // Whether there is anything to multiply.
+  bool multiplies() const { return per_cycle > 0 && width > 0; }
 };
 
 int64_t round256(int64_t bytes) { return (bytes + 255) / 256 * 256; }
@@ -437,10 +440,7 @@ int64_t forward_workspace(const KernelArgs* args) {
 
 int32_t csr_attention(const KernelArgs* args) {
   const Problem p(args, 0, 3);
-  if (p.empty()) {
-    // Numbers of no width: there is nothing to add up, but each row still has a sum.
-    return args->outputs[1].numel ? report(args, cudaMemsetAsync(args->outputs[1].data, 0, static_cast<size_t>(args->outputs[1].numel * dtype_size(args->outputs[1].dtype)), stream_of(args).stream)) : kOk;
-  }
+  if (p.empty()) return kOk;
   return dispatch_floating(args->inputs[0].dtype, [&](auto tag) -> int32_t {
     using T = typename decltype(tag)::Type;
     using A = Acc<T>;
@@ -456,12 +456,12 @@ int32_t csr_attention(const KernelArgs* args) {
       LF_STEP((move<T, true, 3>(args, p, first, count,
                                 {{args->inputs[0].data, q, p.queries, false}, {args->inputs[1].data, k, p.keys, true},
                                  {args->inputs[2].data, v, p.keys, true}})));
-      if (entries) LF_STEP(sampled_product<A>(args, pattern, p.width, scale_of<A>(args, p), q, k, values));
+      LF_STEP(p.multiplies() ? sampled_product<A>(args, pattern, p.width, scale_of<A>(args, p), q, k, values) : zero(args, values, entries));
       const auto blocks = static_cast<unsigned>((rows.rows + kWarps - 1) / kWarps);
       csr_softmax_kernel<A, 8><<<blocks, kThreads, 0, stream_of(args).stream>>>(rows, values, args->outputs[1].as<A>() + first * p.queries);
       LF_STEP(launched(args));
       // The queries are not needed any more: their place takes the output.
-      LF_STEP(entries ? sparse_product<A>(args, pattern, p.width, values, v, q) : zero(args, q, count * p.queries * p.width));
+      LF_STEP(p.multiplies() ? sparse_product<A>(args, pattern, p.width, values, v, q) : zero(args, q, count * p.queries * p.width));
       LF_STEP((move<T, false, 1>(args, p, first, count, {{q, args->outputs[0].data, p.queries, false}})));
     }
     return kOk;
@@ -505,7 +505,7 @@ int32_t csr_attention_backward(const KernelArgs* args) {
       LF_STEP((move<T, true, 4>(args, p, first, count,
                                 {{args->inputs[1].data, q, p.queries, false}, {args->inputs[0].data, grad, p.queries, false},
                                  {args->inputs[2].data, k, p.keys, true}, {args->inputs[3].data, v, p.keys, true}})));
-      if (entries) {
+      if (p.multiplies()) {
         LF_STEP(sampled_product<A>(args, pattern, p.width, scale, q, k, scores));
         LF_STEP(sampled_product<A>(args, pattern, p.width, A{1}, grad, v, grads));
         const GradientLists<A> lists = {scores, grads, args->inputs[9].as<const int32_t>(), turned_probabilities, turned_grads, scale};

@@ -151,6 +151,10 @@ int32_t sampled_product(const KernelArgs* args, const SparsePattern& pattern, in
   Plan* plan = nullptr;
   if (const int32_t code = find_plan(args, kSampled, pattern, width, values, const_cast<A*>(a), const_cast<A*>(b), library, plan)) return code;
   const A zero = 0;
+  // The library does not promise that what it multiplies with 0 is not read.
+  if (const cudaError_t code = cudaMemsetAsync(values, 0, static_cast<size_t>(pattern.entries) * sizeof(A), stream_of(args).stream)) {
+    return report(args, code);
+  }
   LF_SPARSE("SDDMM", cusparseSDDMM(library->handle, kPlain, kPlain, &scale, plan->left, plan->right, &zero, plan->sparse, kType<A>,
                                    CUSPARSE_SDDMM_ALG_DEFAULT, plan->buffer));
   return kOk;

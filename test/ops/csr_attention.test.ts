@@ -123,6 +123,7 @@ opCase<Attributes>({
     qkv(inputs(18, 18, 2, 2, 4, 2), { layout: of(full()), causal: true, segment: 5, padding: 4 }),
     qkv(inputs(0), { layout: of(full()) }),
     qkv(inputs(4, 0), { layout: of(full()) }),
+    qkv(inputs(3, 3, 1, 1, 0), { layout: of(full()) }),
   ],
   gradTolerance: { bf16: 0.06, f16: 0.02 },
   bench: [

@@ -1,4 +1,4 @@
-// Techniques that replace attention: window, block-sparse, linear, int8 and FAVOR+, each against what it should equal;
+// Techniques that replace attention: window, block-sparse, CSR lists, linear, int8 and FAVOR+, each against what it should equal;
 // generation with and without the cache; off is off; exact resume.
 import { noGrad } from '../../lib/autograd/tape'
 import { generate } from '../../lib/models/generate'
@@ -6,6 +6,7 @@ import { GPT } from '../../lib/models/gpt'
 import { attention } from '../../lib/ops/attention'
 import { randn } from '../../lib/ops/random'
 import { blockSparse } from '../../lib/techniques/block_sparse'
+import { csrAttention } from '../../lib/techniques/csr_attention'
 import { favor } from '../../lib/techniques/favor'
 import { int8Attention, int8Kernel, roundToInt8 } from '../../lib/techniques/int8_attention'
 import { eluFeatures, linearAttention, linearKernel } from '../../lib/techniques/linear_attention'
@@ -24,6 +25,8 @@ const makers = {
   fixed: () => blockSparse.create({ pattern: 'fixed', window: 8, summary: 2, block: '16' }),
   longformer: () => blockSparse.create({ pattern: 'longformer', window: 4, block: '16' }),
   bigbird: () => blockSparse.create({ pattern: 'bigbird', random: 1, block: '16' }),
+  csr: () => csrAttention.create({ window: 4, by: 'list' }),
+  csr_by_forecast: () => csrAttention.create({ pattern: 'strided', window: 4, block: '16' }),
   linear: () => linearAttention.create(),
   int8: () => int8Attention.create(),
   favor: () => favor.create({ features: 32, redraw: 2 }),
@@ -42,19 +45,39 @@ test('a window of all tokens is the run without it, window=0 bit for bit', async
   for (const [i, loss] of whole.entries()) expect(loss).toBeCloseTo(plain[i], 5)
 })
 
-test('local blocks are a sliding window', async () => {
+test('local blocks and local pairs are a sliding window', async () => {
   const results: Float64Array[] = []
-  for (const make of [makers.sliding_window, makers.local]) {
+  for (const make of [makers.sliding_window, makers.local, () => csrAttention.create({ pattern: 'local', window: 5, by: 'list' })]) {
     seed(1)
     const model = new GPT(tinyConfig)
     make().adapt!(model as never)
     results.push(await logitsOf(model))
     model.dispose()
   }
-  expect(results[0].reduce((most, x, i) => Math.max(most, Math.abs(x - results[1][i])), 0)).toBeLessThan(1e-5)
+  for (const other of results.slice(1)) expect(results[0].reduce((most, x, i) => Math.max(most, Math.abs(x - other[i])), 0)).toBeLessThan(1e-5)
 })
 
-test.each(['sliding_window', 'local', 'linear', 'int8', 'favor'] as const)('%s generates the same with and without the cache', async (name) => {
+test('csr_attention takes packed samples, and says which way it chose and why', async () => {
+  seed(1)
+  const model = new GPT(tinyConfig)
+  const technique = csrAttention.create({ pattern: 'local', window: 5 })
+  technique.adapt!(model as never)
+  const ids = tensor(Int32Array.from({ length: 16 }, (_, i) => i), [1, 16])
+  const segments = tensor(Int32Array.from({ length: 16 }, (_, i) => Math.floor(i / 8)), [1, 16])
+  const [packed, alone] = await Promise.all(
+    [scope(() => noGrad(() => model.logits(ids, { segments }))), scope(() => noGrad(() => model.logits(ids)))].map((x) => x.toFloat64()),
+  )
+  const half = packed.length / 2
+  const apart = (from: number, to: number) => packed.slice(from, to).reduce((most, x, i) => Math.max(most, Math.abs(x - alone[from + i])), 0)
+  expect(apart(0, half)).toBeLessThan(1e-5)
+  expect(apart(half, 2 * half)).toBeGreaterThan(1e-3)
+  const [line, ...more] = await technique.summary!()
+  expect(more).toEqual([])
+  expect(line).toMatch(/csr_attention: .*(csr|block_sparse|dense) on cpu for .* of the pairs.* a call/)
+  model.dispose()
+})
+
+test.each(['sliding_window', 'local', 'csr', 'linear', 'int8', 'favor'] as const)('%s generates the same with and without the cache', async (name) => {
   seed(1)
   const model = new GPT({ ...tinyConfig, context: 32 })
   makers[name]().adapt!(model as never)
