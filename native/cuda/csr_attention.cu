@@ -7,8 +7,8 @@
 // Softmax: a warp owns a row, in registers up to kHeld numbers a lane; longer rows are done by the whole block, in two sweeps.
 // A row starts anywhere, so the packs at its ends are moved number by number. Bound by bytes, but for the gradient's second
 // copies of probabilities and score gradients in the order of the transposed lists: 4 bytes each to places apart, which meet
-// in the L2 cache. Registers: 96 (gradient: 75), so 16 (24) warps an SM with 128 bytes a lane on their way; pack and unpack 56
-// at most, 32 warps.
+// in the L2 cache. Registers: 66 (gradient: 64), so 24 (32) warps an SM with up to 128 bytes a lane on their way; pack and
+// unpack 64 at most, 32 warps.
 #include "cuda/rows.cuh"
 #include "cuda/sparse_library.h"
 
@@ -179,6 +179,7 @@ __global__ void __launch_bounds__(kThreads, 2) csr_softmax_kernel(Rows r, A* val
       A highest = -static_cast<A>(INFINITY);
 #pragma unroll
       for (int j = 0; j < kPacks; ++j) {
+        if (from + j * 32 * n >= end) break;
         held[j] = load_scores(r, hidden, values, from + (j * 32 + lane) * n, begin, end);
 #pragma unroll
         for (int k = 0; k < n; ++k) highest = larger(highest, held[j].at[k]);
@@ -188,6 +189,7 @@ __global__ void __launch_bounds__(kThreads, 2) csr_softmax_kernel(Rows r, A* val
       A sum = 0;
 #pragma unroll
       for (int j = 0; j < kPacks; ++j) {
+        if (from + j * 32 * n >= end) break;
 #pragma unroll
         for (int k = 0; k < n; ++k) sum += held[j].at[k] = exp(held[j].at[k] - base);
       }
@@ -195,6 +197,7 @@ __global__ void __launch_bounds__(kThreads, 2) csr_softmax_kernel(Rows r, A* val
       const A factor = sum == 0 ? A{} : 1 / sum;
 #pragma unroll
       for (int j = 0; j < kPacks; ++j) {
+        if (from + j * 32 * n >= end) break;
 #pragma unroll
         for (int k = 0; k < n; ++k) held[j].at[k] *= factor;
         store_between(values, from + (j * 32 + lane) * n, begin, end, held[j]);
@@ -277,6 +280,7 @@ __global__ void __launch_bounds__(kThreads, 2) csr_softmax_backward_kernel(Rows 
       A delta = 0;
 #pragma unroll
       for (int j = 0; j < kPacks; ++j) {
+        if (from + j * 32 * n >= end) break;
         const int64_t i = from + (j * 32 + lane) * n;
         p[j] = load_scores(r, hidden, l.scores, i, begin, end);
         d[j] = load_between<A>(l.grads, i, begin, end, 0);
@@ -285,7 +289,10 @@ __global__ void __launch_bounds__(kThreads, 2) csr_softmax_backward_kernel(Rows 
       }
       delta = warp_sum(delta);
 #pragma unroll
-      for (int j = 0; j < kPacks; ++j) l.store(p[j], d[j], delta, from + (j * 32 + lane) * n, begin, end);
+      for (int j = 0; j < kPacks; ++j) {
+        if (from + j * 32 * n >= end) break;
+        l.store(p[j], d[j], delta, from + (j * 32 + lane) * n, begin, end);
+      }
     }
   }
   if (!__syncthreads_or(longer)) return;
