@@ -139,5 +139,5 @@ export {
 } from './train/trainer'
 export { LossScaler } from './train/loss_scaler'
 export { saveCheckpoint, loadCheckpoint } from './train/checkpoint_file'
-export { readPretrained, writePretrained, type Pretrained } from './train/pretrained'
+export { loadParameters, readPretrained, writePretrained, type Pretrained } from './train/pretrained'
 export { readSafetensors, writeSafetensors, type HostTensor } from './train/safetensors'

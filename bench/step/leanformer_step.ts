@@ -13,8 +13,7 @@ import { decayGroups } from '../../lib/optim/optimizer'
 import { getDevice } from '../../lib/tensor/device'
 import { scope } from '../../lib/tensor/scope'
 import { tensor } from '../../lib/tensor/tensor'
-import { fromHost } from '../../lib/train/host_tensor'
-import { readSafetensors } from '../../lib/train/safetensors'
+import { loadParameters } from '../../lib/train/pretrained'
 import type { Workload } from './workloads'
 
 interface Setup extends Workload {
@@ -23,7 +22,7 @@ interface Setup extends Workload {
   weights?: string
 }
 
-const device = getDevice('cpu')
+export const device = getDevice('cpu')
 const cpuMs = () => {
   const { user, system } = process.cpuUsage()
   return (user + system) / 1000
@@ -40,7 +39,7 @@ function buildModel({ model, layers, width, heads, kv_heads: kvHeads, hidden, co
   return model === 'llama' ? new Llama({ ...shape, kvHeads, normEps: 1e-5, tiedHead: true }) : new GPT({ ...shape, kvHeads })
 }
 
-class Run {
+export class Run {
   private readonly model: GPT | Bert
   private readonly optimizer: AdamW
   private position = 0
@@ -53,11 +52,7 @@ class Run {
 
   async prepare(): Promise<void> {
     const { weights, precision } = this.setup
-    if (weights) {
-      const { tensors } = await readSafetensors(weights)
-      const state = () => new Map(Object.entries(tensors).map(([name, host]) => [name, fromHost(host, device)]))
-      scope(() => this.model.loadState(state()))
-    }
+    if (weights) await loadParameters(weights, this.model)
     this.model.setComputeDType(precision)
     await device.synchronize()
   }
@@ -128,6 +123,7 @@ async function answer(command: { cmd: string; n?: number } & Setup): Promise<unk
   throw new Error(`${command.cmd} is not a command: setup, step, generate, profile, memory, quit`)
 }
 
+if (process.argv[1].endsWith('leanformer_step.mjs')) {
 for await (const line of createInterface({ input: process.stdin })) {
   const command = JSON.parse(line)
   if (command.cmd === 'quit') break
@@ -140,3 +136,4 @@ for await (const line of createInterface({ input: process.stdin })) {
   process.stdout.write(`${JSON.stringify(result)}\n`)
 }
 process.exit(0)
+}

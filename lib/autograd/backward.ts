@@ -4,7 +4,7 @@ import { LeanformerError } from '../native/errors'
 import type { DType } from '../native/dtype'
 import { keep, scope } from '../tensor/scope'
 import { run1, type Tensor } from '../tensor/tensor'
-import { currentTape, noGrad, releaseSaved, type GradientContext, type Tape, type TapeRecord } from './tape'
+import { currentTape, noGrad, recall, releaseSaved, type GradientContext, type Tape, type TapeRecord } from './tape'
 
 function toDType(grad: Tensor, dtype: DType): Tensor {
   return grad.dtype === dtype ? grad : run1('cast', [grad], { dtype })
@@ -71,6 +71,7 @@ export function backwardTape(tape: Tape, grads: Map<number, Tensor>, options: Wa
       record.reached?.()
       const outputGrads = record.outputs.map((id) => grads.get(id) ?? null)
       if (outputGrads.some((grad) => grad !== null)) {
+        recall(record)
         if (options.observe) scope(() => options.observe!(record, outputGrads))
         step(record, outputGrads, grads, options.leaves ?? true)
       }
@@ -84,17 +85,7 @@ export function backwardTape(tape: Tape, grads: Map<number, Tensor>, options: Wa
 }
 
 function step(record: TapeRecord, outputGrads: (Tensor | null)[], grads: Map<number, Tensor>, leaves: boolean): void {
-  record.saved.forEach((tensor, i) => {
-    if (tensor && tensor.version !== record.versions[i]) {
-      throw new LeanformerError(
-        'ERR_ARGUMENT',
-        `backward: a tensor of shape [${tensor.shape.join(', ')}] that ${record.op} saved was changed in place since`,
-        'call backward() before changing it, or change a copy',
-      )
-    }
-  })
   scope(() => {
-    for (const [i, { inputs, make }] of record.recipes ?? []) record.saved[i] = keep(make(inputs as (Tensor | null)[]))
     const result = record.gradient(outputGrads, record.saved as Tensor[], new Context(record, grads, leaves))
     record.inputs.forEach((input, i) => {
       const grad = result[i]

@@ -1,8 +1,9 @@
 // The tape: one record per differentiable operator that ran, with what its gradient needs. Records hold aliases of saved
 // tensors, so scopes may dispose the originals; they are released as backward() goes, or when the outermost scope closes.
-import { keep, onOutermostClose } from '../tensor/scope'
+import { LeanformerError } from '../native/errors'
+import { keep, onOutermostClose, scope } from '../tensor/scope'
 import { isFloating, type DType } from '../native/dtype'
-import type { Tensor } from '../tensor/tensor'
+import type { Recipe, Tensor } from '../tensor/tensor'
 
 /** What a gradient function may ask about its inputs. */
 export interface GradientContext {
@@ -22,12 +23,6 @@ export interface GradientContext {
   takePartial(i: number): Tensor | null
   /** Hands the gradient of output i over for good, kept: it need not live until the operator's gradient is complete. */
   takeOutput(i: number): Tensor
-}
-
-/** How to make a saved tensor again from others, bit for bit, at the price of a cheap operator. */
-export interface Recipe {
-  inputs: readonly (Tensor | null | undefined)[]
-  make: (inputs: (Tensor | null)[]) => Tensor
 }
 
 /** Gradients of the inputs, in order, from those of the outputs (null: nothing flowed there) and the saved tensors. */
@@ -51,8 +46,8 @@ export interface TapeRecord {
   outputShapes: (readonly number[])[]
   saved: (Tensor | null)[]
   versions: number[]
-  /** By position in `saved`, what is made again instead of being held. */
-  recipes?: Map<number, Recipe>
+  /** By position in `saved`, what recall() makes again instead of being held. */
+  recipes?: Map<number, Recipe & { versions: number[] }>
   gradient: GradientFunction
   /** Called when the backward pass comes to this record. */
   reached?: () => void
@@ -75,6 +70,31 @@ export function releaseSaved(record: TapeRecord): void {
   record.saved = []
   for (const recipe of record.recipes?.values() ?? []) for (const tensor of recipe.inputs) tensor?.dispose()
   record.recipes = undefined
+}
+
+const hold = (tensor: Tensor | null | undefined) => (tensor ? keep(tensor.alias()) : null)
+const versionsOf = (tensors: readonly (Tensor | null)[]) => tensors.map((tensor) => (tensor ? tensor.version : 0))
+
+/** @throws ERR_ARGUMENT when a tensor that the record holds was changed in place */
+function checkVersions(op: string, tensors: readonly (Tensor | null)[], versions: readonly number[]): void {
+  tensors.forEach((tensor, i) => {
+    if (tensor && tensor.version !== versions[i]) {
+      throw new LeanformerError(
+        'ERR_ARGUMENT',
+        `backward: a tensor of shape [${tensor.shape.join(', ')}] that ${op} saved was changed in place since`,
+        'call backward() before changing it, or change a copy',
+      )
+    }
+  })
+}
+
+/** Makes `saved` of a record complete. @throws ERR_ARGUMENT when something that it needs was changed in place */
+export function recall(record: TapeRecord): void {
+  checkVersions(record.op, record.saved, record.versions)
+  for (const [i, { inputs, versions, make }] of record.recipes ?? []) {
+    checkVersions(record.op, inputs, versions)
+    record.saved[i] = keep(scope(() => make(inputs)))
+  }
 }
 
 let current: Tape | null = new Tape()
@@ -125,7 +145,7 @@ export function recording(inputs: readonly (Tensor | null | undefined)[]): boole
 
 let remakingCheap = false
 
-/** Runs `fn` with the results of cheap operators made again in the backward pass instead of being held; see Recipe. */
+/** Runs `fn` with the results of cheap operators made again in the backward pass instead of being held; see remakeFrom(). */
 export function withCheapRemade<T>(fn: () => T): T {
   const before = remakingCheap
   remakingCheap = true
@@ -141,9 +161,12 @@ export function remakesCheap(): boolean {
   return remakingCheap && current !== null
 }
 
-/** Notes that `result` can be made again from `inputs`, while withCheapRemade() is in force. */
-export function remakeFrom(result: Tensor, inputs: Recipe['inputs'], make: Recipe['make']): void {
-  if (remakesCheap()) result.recipe = { inputs, make }
+/**
+ * Says, while withCheapRemade() is in force, that `make(inputs)` gives `result` again, bit for bit: records then hold the
+ * inputs in its place.
+ */
+export function remakeFrom(result: Tensor, inputs: readonly (Tensor | null | undefined)[], make: Recipe['make']): void {
+  if (remakesCheap() && recording(inputs)) result.recipe = { inputs: inputs.map(hold), make }
 }
 
 /**
@@ -171,14 +194,11 @@ export function recordAlways(
   attrs?: TapeRecord['attrs'],
 ): void {
   for (const output of outputs) if (isFloating(output.dtype)) output.requiresGrad = true
-  const hold = (tensor: Tensor | null | undefined) => (tensor ? keep(tensor.alias()) : null)
-  const recipes = new Map<number, Recipe>()
-  if (remakingCheap) {
-    for (const [i, tensor] of saved.entries()) {
-      // What it is made from may be gone by now, when it is the result of a layer.
-      if (tensor?.recipe?.inputs.every((input) => !input?.disposed)) recipes.set(i, { ...tensor.recipe, inputs: tensor.recipe.inputs.map(hold) })
-    }
-  }
+  const recipes = new Map<number, Recipe & { versions: number[] }>()
+  saved.forEach((tensor, i) => {
+    const recipe = tensor?.recipe
+    if (recipe) recipes.set(i, { inputs: recipe.inputs.map(hold), make: recipe.make, versions: versionsOf(recipe.inputs) })
+  })
   const held = saved.map((tensor, i) => (recipes.has(i) ? null : hold(tensor)))
   current!.records.push({
     op,
@@ -191,7 +211,7 @@ export function recordAlways(
     outputs: outputs.map((output) => output.id),
     outputShapes: outputs.map((output) => output.shape),
     saved: held,
-    versions: held.map((tensor) => (tensor ? tensor.version : 0)),
+    versions: versionsOf(held),
     gradient,
     ...(attrs ? { attrs } : {}),
     ...(recipes.size ? { recipes } : {}),

@@ -12,8 +12,6 @@ import { Linear } from '../nn/linear'
 import { Module, type ModuleOptions } from '../nn/module'
 import { Parameter } from '../nn/parameter'
 import { PostNormBlock } from '../nn/post_norm_block'
-import { cast } from '../ops/cast'
-import { concat } from '../ops/concat'
 import { zeros } from '../ops/creation'
 import { crossEntropy } from '../ops/cross_entropy'
 import { add, gelu, relu, tanh } from '../ops/elementwise'
@@ -137,7 +135,7 @@ export class Bert extends Module<[ids: Tensor, inputs?: BertInputs]> {
 
   /**
    * Cross-entropy of the masked tokens; targets i32 [batch, tokens], -1 for those that do not count. The [tokens, vocab]
-   * logits are never held: the bias enters the product as one more column.
+   * logits are never held.
    */
   loss(ids: Tensor, targets: Tensor, inputs: BertInputs = {}, options: LinearCrossEntropyOptions = {}): Tensor {
     return this.headLoss(this.call(ids, inputs), targets, options)
@@ -145,11 +143,7 @@ export class Bert extends Module<[ids: Tensor, inputs?: BertInputs]> {
 
   /** loss() from the last hidden states. */
   headLoss(last: Tensor, targets: Tensor, options: LinearCrossEntropyOptions = {}): Tensor {
-    const hidden = this.headHidden(last)
-    const weight = this.tokenEmbedding.weight.value
-    const bias = cast(reshape(this.headBias!.value, [this.config.vocab, 1]), weight.dtype)
-    const one = zeros([...hidden.shape.slice(0, -1), 1], { dtype: hidden.dtype, device: hidden.device })
-    return linearCrossEntropy(concat([hidden, add(one, 1)], -1), concat([weight, bias], 1), targets, options)
+    return linearCrossEntropy(this.headHidden(last), this.tokenEmbedding.weight.value, targets, { ...options, bias: this.headBias!.value })
   }
 
   /** Unnormalised log-probabilities [batch, classes] of each sequence. */

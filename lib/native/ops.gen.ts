@@ -69,7 +69,7 @@ export interface OpAttrs {
   logical_not: Record<string, never>
   logical_or: Record<string, never>
   lt: Record<string, never>
-  matmul: { transpose_a: boolean; transpose_b: boolean; activation: 'none' | 'gelu' | 'gelu_exact' | 'silu' | 'relu'; grad_activation: 'none' | 'gelu' | 'gelu_exact' | 'silu' | 'relu'; save_pre_activation: boolean; row_sums: boolean; out_dtype: DType }
+  matmul: { transpose_a: boolean; transpose_b: boolean; activation: 'none' | 'gelu' | 'gelu_exact' | 'silu' | 'relu'; grad_activation: 'none' | 'gelu' | 'gelu_exact' | 'silu' | 'relu'; save_pre_activation: boolean; save_activated_input: boolean; row_sums: boolean; out_dtype: DType }
   max: { axes: readonly number[]; keepdims: boolean }
   maximum: Record<string, never>
   mean: { axes: readonly number[]; keepdims: boolean }
@@ -429,7 +429,7 @@ export const opTable: OpDescription[] = [
   },
   {
     name: 'linear_cross_entropy',
-    inputs: [input('x'), input('weight'), input('targets')],
+    inputs: [input('x'), input('weight'), input('targets'), input('bias', '?')],
     attrs: [{ name: 'ignore_index', type: 'integer' }, { name: 'label_smoothing', type: 'number' }, { name: 'scale', type: 'number' }, { name: 'with_gradients', type: 'flag' }],
   },
   {
@@ -485,7 +485,7 @@ export const opTable: OpDescription[] = [
   {
     name: 'matmul',
     inputs: [input('a'), input('b'), input('bias', '?'), input('residual', '?'), input('grad_input', '?'), input('into', '?!'), input('row_sums_into', '?!')],
-    attrs: [{ name: 'transpose_a', type: 'flag' }, { name: 'transpose_b', type: 'flag' }, { name: 'activation', type: 'choice', choices: ['none', 'gelu', 'gelu_exact', 'silu', 'relu'] }, { name: 'grad_activation', type: 'choice', choices: ['none', 'gelu', 'gelu_exact', 'silu', 'relu'] }, { name: 'save_pre_activation', type: 'flag' }, { name: 'row_sums', type: 'flag' }, { name: 'out_dtype', type: 'choice', choices: dtypes }],
+    attrs: [{ name: 'transpose_a', type: 'flag' }, { name: 'transpose_b', type: 'flag' }, { name: 'activation', type: 'choice', choices: ['none', 'gelu', 'gelu_exact', 'silu', 'relu'] }, { name: 'grad_activation', type: 'choice', choices: ['none', 'gelu', 'gelu_exact', 'silu', 'relu'] }, { name: 'save_pre_activation', type: 'flag' }, { name: 'save_activated_input', type: 'flag' }, { name: 'row_sums', type: 'flag' }, { name: 'out_dtype', type: 'choice', choices: dtypes }],
   },
   {
     name: 'max',
@@ -785,4 +785,4 @@ export const opTable: OpDescription[] = [
 ]
 
 /** Of the table that the addon must have; see addon.opsHash(). */
-export const opTableHash = 1935763770
+export const opTableHash = 1610589676

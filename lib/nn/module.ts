@@ -99,6 +99,12 @@ export abstract class Module<Arguments extends unknown[] = [x: Tensor], Result =
    * @throws ERR_CHECKPOINT when a name is missing, unknown or has another shape
    */
   loadState(state: Map<string, Tensor>): void {
+    this.checkState(new Map([...state].map(([name, { shape }]) => [name, shape])))
+    for (const [name, parameter] of this.namedParameters()) parameter.set(state.get(name)!)
+  }
+
+  /** @internal Whether tensors of these names and shapes are this module's parameters. @throws ERR_CHECKPOINT */
+  checkState(state: Map<string, readonly number[]>): void {
     const own = this.namedParameters()
     const missing = [...own.keys()].filter((name) => !state.has(name))
     const unknown = [...state.keys()].filter((name) => !own.has(name))
@@ -108,16 +114,15 @@ export abstract class Module<Arguments extends unknown[] = [x: Tensor], Result =
       throw new LeanformerError('ERR_CHECKPOINT', `loadState: ${parts.join('; ')}`, 'the model must be built with the same options')
     }
     for (const [name, parameter] of own) {
-      const value = state.get(name)!
-      if (value.shape.join() !== parameter.tensor.shape.join()) {
+      const shape = state.get(name)!
+      if (shape.join() !== parameter.tensor.shape.join()) {
         throw new LeanformerError(
           'ERR_CHECKPOINT',
-          `loadState: ${name} has shape [${value.shape.join(', ')}], needs [${parameter.tensor.shape.join(', ')}]`,
+          `loadState: ${name} has shape [${shape.join(', ')}], needs [${parameter.tensor.shape.join(', ')}]`,
           'the model must be built with the same options',
         )
       }
     }
-    for (const [name, parameter] of own) parameter.set(state.get(name)!)
   }
 
   /** Releases all parameters. */

@@ -119,10 +119,13 @@ export function feedForward(
     residual: residual ? asRows(residual) : null,
   })
   const out = flat.viewAs([...x.shape.slice(0, -1), down.shape[0]])
-  record('feed_forward', inputs, [out], [x, up, down, hidden, pre], ([grad], [input, u, d, h, p], context) => {
+  // The hidden layer comes again out of the product that needs the same pre-activations. On a GPU its memory is not scarce
+  // enough to give up the library's own epilogue.
+  const again = record_ && !x.device.name.startsWith('cuda')
+  record('feed_forward', inputs, [out], [x, up, down, again ? null : hidden, pre], ([grad], [input, u, d, h, p], context) => {
     const g = asRows(inFormatOf(grad!, input))
-    const [dDown, dDownBias] = weightGradients(g, h, context, 3, 4, downBias != null)
-    const [gradPre] = product(g, d, { gradInput: p, gradActivation: activation })
+    const [gradPre, repeated] = product(g, d, { gradInput: p, gradActivation: activation, saveActivatedInput: again && context.needs(3) })
+    const [dDown, dDownBias] = weightGradients(g, h ?? repeated, context, 3, 4, downBias != null)
     const dx = context.needs(0) ? product(gradPre, u, {})[0].viewAs(input.shape) : null
     const [dUp, dUpBias] = weightGradients(gradPre, input, context, 1, 2, upBias != null)
     return [dx, dUp, dUpBias, dDown, dDownBias, context.needs(5) ? grad : null]

@@ -22,10 +22,12 @@ export interface Product extends MatmulOptions {
   into?: Tensor | null
   rowSumsInto?: Tensor | null
   savePreActivation?: boolean
+  /** With gradInput: gives gradActivation(gradInput) too. */
+  saveActivatedInput?: boolean
   rowSums?: boolean
 }
 
-/** @internal [product (unless `into`), pre-activation (if saved), row sums (if asked for, unless `rowSumsInto`)]. */
+/** @internal [product (unless `into`), pre-activation and activated input (if saved), row sums (if asked for, unless `rowSumsInto`)]. */
 export function product(a: Tensor, b: Tensor, options: Product = {}): Tensor[] {
   return run(
     'matmul',
@@ -36,6 +38,7 @@ export function product(a: Tensor, b: Tensor, options: Product = {}): Tensor[] {
       activation: options.activation ?? 'none',
       grad_activation: options.gradActivation ?? 'none',
       save_pre_activation: options.savePreActivation ?? false,
+      save_activated_input: options.saveActivatedInput ?? false,
       row_sums: options.rowSums ?? false,
       out_dtype: options.outDType ?? a.dtype,
     },

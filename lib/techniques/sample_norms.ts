@@ -50,16 +50,17 @@ function partsOf(record: TapeRecord, grad: Tensor, samples: number): Map<number,
     put(2, () => vector(delta))
   } else if (op === 'feed_forward') {
     const [, , down, hidden, pre] = saved as Tensor[]
-    let known: Tensor | undefined
+    let known: { gradPre: Tensor; hidden: Tensor } | undefined
     const inner = () => (known ??= make())
     const make = () => {
       const g = grad.viewAs([grad.size / down.shape[0], down.shape[0]])
-      const [gradPre] = product(cast(g, down.dtype), down, { gradInput: pre, gradActivation: record.attrs!.activation as Activation })
-      return of(gradPre)
+      const gradActivation = record.attrs!.activation as Activation
+      const [gradPre, again] = product(cast(g, down.dtype), down, { gradInput: pre, gradActivation, saveActivatedInput: !hidden })
+      return { gradPre: of(gradPre), hidden: hidden ?? again }
     }
-    put(1, () => times(saved[0]!, inner()))
-    put(2, () => vector(inner()))
-    put(3, () => times(hidden, delta))
+    put(1, () => times(saved[0]!, inner().gradPre))
+    put(2, () => vector(inner().gradPre))
+    put(3, () => times(inner().hidden, delta))
     put(4, () => vector(delta))
   } else if (op === 'embedding') {
     const [, ids, , positions] = saved

@@ -15,13 +15,28 @@ interface Slot {
   version: number
   /** Whether another handle was made for the same memory. */
   viewed: boolean
+  recipe: Recipe | null
+}
+
+/** @internal How a tensor can be made again; see remakeFrom() in autograd/tape.ts. */
+export interface Recipe {
+  /** Aliases that belong to the recipe. */
+  inputs: (Tensor | null)[]
+  make(inputs: (Tensor | null)[]): Tensor
 }
 
 let nextId = 1
 const abandoned = new FinalizationRegistry<Slot>((slot) => dropSlot(slot))
 
 function dropSlot(slot: Slot): void {
-  if (--slot.uses === 0) releaseHandle(slot.handle)
+  if (--slot.uses > 0) return
+  releaseHandle(slot.handle)
+  dropRecipe(slot)
+}
+
+function dropRecipe(slot: Slot): void {
+  for (const input of slot.recipe?.inputs ?? []) input?.dispose()
+  slot.recipe = null
 }
 
 export class Tensor {
@@ -36,8 +51,6 @@ export class Tensor {
   grad: Tensor | null = null
   /** @internal The leaf that receives the gradients of this tensor: itself, or the master of a low-precision copy. */
   leaf: Tensor | null = null
-  /** @internal How the tape makes this tensor again instead of holding it; see lib/autograd/tape.ts. */
-  recipe: { inputs: readonly (Tensor | null | undefined)[]; make: (inputs: (Tensor | null)[]) => Tensor } | null = null
   /** @internal */ owner: Scope | null = null
   /** @internal The starting gradient of backward(), known to be 1 without looking. */
   isOne = false
@@ -94,7 +107,20 @@ export class Tensor {
 
   /** @internal */
   bumpVersion(): void {
-    if (this.slot) this.slot.version++
+    if (!this.slot) return
+    this.slot.version++
+    dropRecipe(this.slot)
+  }
+
+  /** @internal */
+  get recipe(): Recipe | null {
+    return this.slot?.recipe ?? null
+  }
+
+  /** @internal */
+  set recipe(recipe: Recipe) {
+    void this.handle
+    this.slot!.recipe = recipe
   }
 
   /** @internal Another tensor object for the same memory and the same identity; disposed on its own. */
@@ -179,7 +205,7 @@ export function decode(dtype: DType, data: HostArray): ArrayLike<number> {
 }
 
 function wrap(raw: RawTensor, device: Device): Tensor {
-  const slot = { handle: raw.handle, uses: 1, version: 0, viewed: false }
+  const slot = { handle: raw.handle, uses: 1, version: 0, viewed: false, recipe: null }
   return new Tensor(slot, { dtype: dtypes[raw.dtype], shape: raw.shape, device }, nextId++)
 }
 

@@ -11,7 +11,7 @@ import type { Module } from '../nn/module'
 import { NF4Weight } from '../nn/nf4'
 import { keepLayers } from '../techniques/layer_drop'
 import type { PrunableModel } from '../techniques/prune'
-import { readTensors, writeTensors } from './pretrained'
+import { loadParameters, writeTensors } from './pretrained'
 
 type Packing = { form: 'int'; bits: 8 | 4; group: number } | { form: 'nf4'; doubleQuantisation: boolean }
 
@@ -72,9 +72,7 @@ export async function loadCompressed<M extends Module<never, unknown>>(folder: s
     const { tensor } = module.weight
     module.pack(packing.form === 'nf4' ? new NF4Weight(tensor, packing) : new IntWeight(tensor, packing))
   }
-  const { tensors } = await readTensors(join(folder, 'model.safetensors'), model.parameters()[0].tensor.device)
-  model.loadState(tensors)
-  for (const value of tensors.values()) value.dispose()
+  await loadParameters(join(folder, 'model.safetensors'), model)
   return model
 }
 

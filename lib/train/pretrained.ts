@@ -4,11 +4,11 @@ import { existsSync } from 'node:fs'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { LeanformerError } from '../native/errors'
+import type { Module } from '../nn/module'
 import { getDevice, type Device } from '../tensor/device'
-import { keep } from '../tensor/scope'
 import type { Tensor } from '../tensor/tensor'
-import { fromHost, toHost } from './host_tensor'
-import { readSafetensors, writeSafetensors } from './safetensors'
+import { loadInto, loadTensor, toHost } from './host_tensor'
+import { openSafetensors, writeSafetensors } from './safetensors'
 
 export interface Pretrained {
   config: Record<string, unknown>
@@ -26,9 +26,30 @@ async function readJson(folder: string, name: string): Promise<Record<string, un
 
 /** The tensors of one safetensors file, on `device`. */
 export async function readTensors(file: string, device?: string | Device): Promise<{ tensors: Map<string, Tensor>; metadata: Record<string, string> }> {
-  const { tensors, metadata } = await readSafetensors(file)
   const target = getDevice(device)
-  return { tensors: new Map(Object.entries(tensors).map(([name, value]) => [name, keep(fromHost(value, target))])), metadata }
+  return openSafetensors(file, async (stored, metadata) => {
+    const tensors = new Map<string, Tensor>()
+    for (const each of stored) tensors.set(each.name, await loadTensor(each, target))
+    return { tensors, metadata }
+  })
+}
+
+/**
+ * Fills a model with the parameters of one safetensors file under the model's own names, in any floating format, in place
+ * and piece by piece: nothing is ever held twice.
+ * @throws ERR_IO, ERR_CHECKPOINT; names and shapes are checked before anything changes
+ */
+export async function loadParameters(file: string, model: Module<never, unknown>): Promise<void> {
+  await openSafetensors(file, async (stored) => {
+    model.checkState(new Map(stored.map(({ name, shape }) => [name, shape])))
+    const parameters = model.namedParameters()
+    for (const each of stored) {
+      const parameter = parameters.get(each.name)!
+      parameter.zeroGrad()
+      await loadInto(parameter.tensor, each)
+      parameter.refresh()
+    }
+  })
 }
 
 /** Writes tensors as one safetensors file. */

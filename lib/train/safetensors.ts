@@ -183,12 +183,10 @@ function parseEntry(file: string, name: string, value: unknown): Entry {
   return { name, dtype, shape, begin, end }
 }
 
-/** Reads each tensor into memory of its own, so that views of any element type are aligned. */
-async function read(
-  file: string,
-  size: number,
-  fill: (target: Uint8Array, position: number) => Promise<void>,
-): Promise<Safetensors> {
+/** Fills `target` with the bytes from `position` on. */
+type Fill = (target: Uint8Array, position: number) => Promise<void>
+
+async function readHeader(file: string, size: number, fill: Fill): Promise<{ entries: Entry[]; metadata: Record<string, string>; start: number }> {
   if (size < 8) throw failure(file, `${size} bytes are too few for a header`)
   const prefix = new Uint8Array(8)
   await fill(prefix, 0)
@@ -198,11 +196,16 @@ async function read(
   if (length < 2 || 8 + length > size) throw failure(file, `the header has ${length} bytes, the file ${size}`)
   const json = new Uint8Array(length)
   await fill(json, 8)
-  const { entries, metadata } = parseHeader(file, json, size - 8 - length)
+  return { ...parseHeader(file, json, size - 8 - length), start: 8 + length }
+}
+
+/** Reads each tensor into memory of its own, so that views of any element type are aligned. */
+async function readAll(file: string, size: number, fill: Fill): Promise<Safetensors> {
+  const { entries, metadata, start } = await readHeader(file, size, fill)
   const tensors: [string, HostTensor][] = []
   for (const { name, dtype, shape, begin, end } of entries) {
     const data = new Uint8Array(end - begin)
-    await fill(data, 8 + length + begin)
+    await fill(data, start + begin)
     tensors.push([name, { dtype, shape, data }])
   }
   return { tensors: Object.fromEntries(tensors), metadata }
@@ -210,13 +213,21 @@ async function read(
 
 /** `file` is used in errors. */
 export function decodeSafetensors(bytes: Uint8Array, file = 'buffer'): Promise<Safetensors> {
-  return read(file, bytes.byteLength, (target, position) => {
+  return readAll(file, bytes.byteLength, (target, position) => {
     target.set(bytes.subarray(position, position + target.length))
     return Promise.resolve()
   })
 }
 
-export async function readSafetensors(path: string): Promise<Safetensors> {
+/** A tensor of an open file; `read` fills `target` with its bytes from `from` on. */
+export interface StoredTensor {
+  name: string
+  dtype: HostDType
+  shape: number[]
+  read(target: Uint8Array, from: number): Promise<void>
+}
+
+async function withFile<T>(path: string, use: (size: number, fill: Fill) => Promise<T>): Promise<T> {
   let handle: FileHandle
   try {
     handle = await open(path, 'r')
@@ -232,7 +243,7 @@ export async function readSafetensors(path: string): Promise<Safetensors> {
   }
   try {
     const { size } = await handle.stat()
-    return await read(path, size, async (target, position) => {
+    return await use(size, async (target, position) => {
       for (let done = 0; done < target.length;) {
         const { bytesRead } = await handle.read(target, done, Math.min(kChunk, target.length - done), position + done)
         if (bytesRead === 0) throw failure(path, `it ends at byte ${position + done}`)
@@ -242,6 +253,24 @@ export async function readSafetensors(path: string): Promise<Safetensors> {
   } finally {
     await handle.close()
   }
+}
+
+/** Opens a file, checks its header and gives what is in it to `use`, which reads what it wants, piece by piece. */
+export function openSafetensors<T>(path: string, use: (tensors: StoredTensor[], metadata: Record<string, string>) => Promise<T>): Promise<T> {
+  return withFile(path, async (size, fill) => {
+    const { entries, metadata, start } = await readHeader(path, size, fill)
+    const stored = entries.map(({ name, dtype, shape, begin }) => ({
+      name,
+      dtype,
+      shape,
+      read: (target: Uint8Array, from: number) => fill(target, start + begin + from),
+    }))
+    return use(stored, metadata)
+  })
+}
+
+export function readSafetensors(path: string): Promise<Safetensors> {
+  return withFile(path, (size, fill) => readAll(path, size, fill))
 }
 
 /** Writes in place; `saveCheckpoint` is the way that survives a crash. */

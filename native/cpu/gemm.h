@@ -11,7 +11,8 @@ enum class Activation : int32_t { kNone = 0, kGeluTanh, kGeluErf, kSilu, kRelu }
 
 // What happens to a tile of C while it is still in registers or cache, in this order:
 //   t = alpha * product (+ C when accumulating);  t += bias[col];  pre_activation = t;  t = activation(t);
-//   t *= activation'(grad_input) when grad_activation is set;  t += residual;  C = t rounded to dtype_c.
+//   t *= activation'(grad_input) when grad_activation is set, and activated_input = grad_activation(grad_input);
+//   t += residual;  C = t rounded to dtype_c.
 struct GemmEpilogue {
   const void* bias = nullptr;  // [n]
   DType bias_dtype = DType::kF32;
@@ -19,6 +20,7 @@ struct GemmEpilogue {
   void* pre_activation = nullptr;  // [m, n], dtype_c, leading dimension ldc
   Activation grad_activation = Activation::kNone;
   const void* grad_input = nullptr;  // [m, n], dtype_c, leading dimension ldc
+  void* activated_input = nullptr;   // [m, n], dtype_c, leading dimension ldc
   const void* residual = nullptr;    // [m, n], dtype_c, leading dimension ldc
 };
 

@@ -54,7 +54,8 @@ LF_INLINE V quick_gelu_tanh(V x) {
 template <class V>
 LF_INLINE V quick_gelu_tanh_derivative(V x) {
   const V square = x * x;
-  const V s = quick_sigmoid(constant<V>(1.5957691216057308) * (x + constant<V>(0.044715) * square * x));
+  // The same sigmoid as in quick_gelu_tanh: computed once where both are wanted.
+  const V s = quick_sigmoid(constant<V>(1.5957691216057308) * (x + constant<V>(0.044715) * x * x * x));
   const V du = constant<V>(1.5957691216057308) + constant<V>(1.5957691216057308 * 3 * 0.044715) * square;
   return s * (1 + x * (1 - s) * du);
 }

@@ -1,5 +1,6 @@
 // linear_cross_entropy: walks the tokens in chunks of at most 256 MB of logits, so that [tokens, vocab] is never held: product,
-// then losses and the gradient of the logits in one kernel, then the products for dx and dW (which adds chunk to chunk).
+// then losses and the gradient of the logits in one kernel, then the products for dx and dW (which adds chunk to chunk), and
+// the sums of the columns for the gradient of a bias.
 // Rows of logits are as far apart as a multiple of 32, so that any vocabulary moves in packs of 16 bytes. The factor
 // 1 / counted tokens is found on the device. Formulas in native/ops/linear_cross_entropy.cpp, spread of rows in softmax.cuh.
 // Bound by FLOPs: 2 N V C for the loss, three times that with gradients; the kernels here by bytes.
@@ -69,6 +70,7 @@ template <class A, class T>
 struct Head {
   A* logits;  // [rows, pitch]
   T* grads;   // the same, maybe in the same place; nullptr: losses only
+  AnyVector bias;  // [vocab], to be added to the logits, if present
   int64_t rows, vocab, pitch;
   const int32_t* targets;
   int64_t ignored;
@@ -88,14 +90,28 @@ struct Head {
   }
 };
 
-// The V logits from i on; the last ones of a row may be fewer.
+// The V logits from i on, with the bias; the last ones of a row may be fewer.
 template <int V, class A>
-__device__ __forceinline__ Piece<A, V> load_logits(const A* row, int64_t i, int64_t vocab) {
-  if (i + V <= vocab) return load_piece<V>(row + i);
+__device__ __forceinline__ Piece<A, V> load_logits(const A* row, const AnyVector& bias, int64_t i, int64_t vocab) {
   Piece<A, V> piece;
+  if (i + V <= vocab) piece = load_piece<V>(row + i);
 #pragma unroll
-  for (int k = 0; k < V; ++k) piece.at[k] = i + k < vocab ? row[i + k] : lowest<A>();
+  for (int k = 0; k < V; ++k) {
+    if (i + V > vocab) piece.at[k] = i + k < vocab ? row[i + k] : lowest<A>();
+    if (bias.data && i + k < vocab) piece.at[k] += element<A>(bias, i + k);
+  }
   return piece;
+}
+
+// Thread c adds up column c of the gradient of the logits, row by row: the gradient of the bias.
+template <class A, class T>
+__global__ void __launch_bounds__(128) bias_gradient_kernel(const T* grads, int64_t rows, int64_t vocab, int64_t pitch, A* out, bool add) {
+  const int64_t column = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (column >= vocab) return;
+  A sum = add ? out[column] : A{0};
+#pragma unroll 8
+  for (int64_t row = 0; row < rows; ++row) sum += widen(grads[row * pitch + column]);
+  out[column] = sum;
 }
 
 template <class A, class T, int V, bool kWarp>
@@ -117,7 +133,7 @@ __global__ void __launch_bounds__(kMostThreads<kWarp>) head_kernel(Head<A, T> h)
   for (int j = 0; j < N / V; ++j) {
     const int i = (j * threads + thread) * V;
     Piece<A, V> piece;
-    if (i < vocab) piece = load_logits<V>(h.logits + row * h.pitch, i, h.vocab);
+    if (i < vocab) piece = load_logits<V>(h.logits + row * h.pitch, h.bias, i, h.vocab);
 #pragma unroll
     for (int k = 0; k < V; ++k) {
       z[j * V + k] = i + k < vocab ? piece.at[k] : lowest<A>();
@@ -152,7 +168,7 @@ __global__ void __launch_bounds__(kWideThreads) wide_head_kernel(Head<A, T> h) {
   A total = 0;
 #pragma unroll 2
   for (int64_t i = threadIdx.x * V; i < h.vocab; i += kWideThreads * V) {
-    const auto piece = load_logits<V>(from, i, h.vocab);
+    const auto piece = load_logits<V>(from, h.bias, i, h.vocab);
 #pragma unroll
     for (int k = 0; k < V; ++k) {
       running.add(piece.at[k]);
@@ -162,12 +178,12 @@ __global__ void __launch_bounds__(kWideThreads) wide_head_kernel(Head<A, T> h) {
   const A log_sum = running.over_block(shared).log_sum(), factor = static_cast<A>(*h.scale);
   if (h.rule.spread > 0) total = block_sum(total, shared);
   if (!h.grads) {
-    if (threadIdx.x == 0) h.losses[row] = h.rule.loss(log_sum, from[target], total, h.vocab);
+    if (threadIdx.x == 0) h.losses[row] = h.rule.loss(log_sum, from[target] + (h.bias.data ? element<A>(h.bias, target) : A{0}), total, h.vocab);
     return;
   }
 #pragma unroll 2
   for (int64_t i = threadIdx.x * V; i < h.vocab; i += kWideThreads * V) {
-    const auto piece = load_logits<V>(from, i, h.vocab);
+    const auto piece = load_logits<V>(from, h.bias, i, h.vocab);
     Piece<T, V> out;
 #pragma unroll
     for (int k = 0; k < V; ++k) out.at[k] = narrow<T>(h.step(piece.at[k], i + k, row, target, log_sum, total, factor));
@@ -194,7 +210,7 @@ template <class T>
 int32_t run(const KernelArgs* args) {
   using A = Acc<T>;
   const Walk w(args);
-  const TensorView &x = args->inputs[0], &weight = args->inputs[1], &targets = args->inputs[2];
+  const TensorView &x = args->inputs[0], &weight = args->inputs[1], &targets = args->inputs[2], &bias = args->inputs[3];
   const TensorView &loss = args->outputs[0], &losses = args->outputs[1];
   const bool with_gradients = args->flag(3);
   const auto stream = stream_of(args).stream;
@@ -215,7 +231,7 @@ int32_t run(const KernelArgs* args) {
                                        faults_of(args, kBadTarget));
   if (const auto code = launched(args)) return code;
   if (with_gradients && (w.tokens == 0 || w.vocab == 0)) {
-    for (int i = 2; i < 4; ++i) {
+    for (int i = 2; i < args->num_outputs; ++i) {
       const TensorView& out = args->outputs[i];
       if (const auto code = zero(out.data, out.numel * dtype_size(out.dtype))) return code;
     }
@@ -236,7 +252,7 @@ int32_t run(const KernelArgs* args) {
     head.b = weight.data, head.ldb = w.width, head.trans_b = true;
     head.c = logits, head.ldc = w.pitch;
     if (const auto code = w.width ? product(head) : zero(logits, w.logits_bytes)) return code;
-    const Head<A, T> rule{logits, with_gradients ? grads : nullptr, rows, w.vocab, w.pitch, targets.as<const int32_t>() + first,
+    const Head<A, T> rule{logits, with_gradients ? grads : nullptr, AnyVector(bias), rows, w.vocab, w.pitch, targets.as<const int32_t>() + first,
                           args->integer(0), losses.as<A>() + first, {spread, spread / static_cast<A>(w.vocab)}, scale};
     if (const auto code = run_head(args, rule)) return code;
     if (!with_gradients) continue;
@@ -254,6 +270,10 @@ int32_t run(const KernelArgs* args) {
     dw.c = args->outputs[3].data, dw.ldc = w.width;
     dw.accumulate = first > 0;
     if (const auto code = product(dw)) return code;
+    if (!bias.present()) continue;
+    bias_gradient_kernel<A, T><<<static_cast<unsigned>((w.vocab + 127) / 128), 128, 0, stream>>>(grads, rows, w.vocab, w.pitch,
+                                                                                               args->outputs[4].as<A>(), first > 0);
+    if (const auto code = launched(args)) return code;
   }
   const bool f64 = loss.dtype == DType::kF64;
   total_kernel<<<1, 1024, 0, stream>>>(f64 ? nullptr : losses.as<const float>(), f64 ? losses.as<const double>() : nullptr, w.tokens, scale,

@@ -15,6 +15,7 @@ struct Finish {
   void* c;  // in place
   void* pre_activation;
   const void* grad_input;
+  void* activated_input;
   const void* residual;
   AnyVector bias;
   Activation activation, grad_activation;
@@ -48,6 +49,11 @@ __global__ void __launch_bounds__(256) finish_kernel(Finish f) {
       piece = load_piece<V>(static_cast<const T*>(f.grad_input) + at);
 #pragma unroll
       for (int k = 0; k < V; ++k) t[k] *= activation_derivative(f.grad_activation, static_cast<Acc<T>>(widen(piece.at[k])));
+      if (f.activated_input) {
+#pragma unroll
+        for (int k = 0; k < V; ++k) piece.at[k] = narrow<T>(activate(f.grad_activation, static_cast<Acc<T>>(widen(piece.at[k]))));
+        store_piece<V>(static_cast<T*>(f.activated_input) + at, piece);
+      }
     }
     if (f.residual) {
       piece = load_piece<V>(static_cast<const T*>(f.residual) + at);
@@ -63,7 +69,7 @@ __global__ void __launch_bounds__(256) finish_kernel(Finish f) {
 int32_t finish(const KernelArgs* args, DType dtype, const Finish& f) {
   return dispatch_floating(dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;
-    const bool packs = rows_in_packs<T>(f.columns, {f.c, f.pre_activation, f.grad_input, f.residual});
+    const bool packs = rows_in_packs<T>(f.columns, {f.c, f.pre_activation, f.grad_input, f.activated_input, f.residual});
     return dispatch_pieces<T>(packs, [&](auto pieces) {
       constexpr int V = decltype(pieces)::value;
       const int64_t across = (f.columns + V - 1) / V;
@@ -175,7 +181,7 @@ Shape shape_of(const KernelArgs* args) {
 
 // Partial row sums first, then the library's part.
 int64_t sums_workspace(const KernelArgs* args, const Shape& s) {
-  if (!args->flag(5) || !s.trans_a || sum_runs(s.k, s.m) == 1) return 0;
+  if (!args->flag(6) || !s.trans_a || sum_runs(s.k, s.m) == 1) return 0;
   return (sum_runs(s.k, s.m) * s.m * (args->inputs[0].dtype == DType::kF64 ? 8 : 4) + 255) / 256 * 256;
 }
 int64_t workspace(const KernelArgs* args) {
@@ -190,15 +196,16 @@ int32_t matmul(const KernelArgs* args) {
   int output = 0;
   const TensorView& c = into.present() ? into : args->outputs[output++];
   void* pre_activation = args->flag(4) ? args->outputs[output++].data : nullptr;
+  void* activated_input = args->flag(5) ? args->outputs[output++].data : nullptr;
   const int64_t own = sums_workspace(args, s);
-  if (args->flag(5)) {
+  if (args->flag(6)) {
     void* sums = sums_into.present() ? sums_into.data : args->outputs[output].data;
     if (const int32_t code = sum_rows(args, a, s.trans_a, s.m, s.k, sums, sums_into.present(), args->workspace)) return code;
   }
   if (c.numel == 0 || s.batch == 0) return kOk;
 
   const auto activation = static_cast<Activation>(args->integer(2)), grad_activation = static_cast<Activation>(args->integer(3));
-  Finish after{c.data, nullptr, nullptr, nullptr, AnyVector(bias), activation, grad_activation, s.batch * s.m, s.n, s.k == 0};
+  Finish after{c.data, nullptr, nullptr, activated_input, nullptr, AnyVector(bias), activation, grad_activation, s.batch * s.m, s.n, s.k == 0};
   after.pre_activation = pre_activation;
   if (grad_input.present()) after.grad_input = grad_input.data;
   if (residual.present()) after.residual = residual.data;
@@ -223,7 +230,8 @@ int32_t matmul(const KernelArgs* args) {
   if (adds_residual) p.residual = fused.residual = residual.data, after.residual = nullptr;
   if (bias.present() && bias.dtype == c.dtype && !f64) fused.bias = bias.data;
   if (narrow16 && activation == Activation::kGeluTanh && !grad_input.present()) fused.gelu = true, fused.aux = pre_activation;
-  if (narrow16 && grad_activation == Activation::kGeluTanh && activation == Activation::kNone && !bias.present() && !pre_activation) {
+  if (narrow16 && grad_activation == Activation::kGeluTanh && activation == Activation::kNone && !bias.present() && !pre_activation &&
+      !activated_input) {
     fused.gelu_gradient = true, fused.aux = const_cast<void*>(after.grad_input);
   }
   if (fused.has_epilogue()) {

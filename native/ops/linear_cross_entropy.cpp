@@ -1,6 +1,6 @@
 // linear_cross_entropy: the head of a language model and its loss in one operator that never holds [tokens, vocab] logits.
 //   loss = scale * sum over counted tokens i of  (1 - s) (L_i - z_i[t_i]) + s (L_i - mean_v z_i[v]),
-//   z = x W^T, L_i = log sum exp z_i, s = label smoothing. Tokens with target `ignore_index` do not count.
+//   z = x W^T (+ bias), L_i = log sum exp z_i, s = label smoothing. Tokens with target `ignore_index` do not count.
 // It walks the tokens in chunks of about kChunkBytes of logits, or kChunkRows tokens if these are more. With gradients, dx and dW come out of the same walk, so
 // backward costs nothing more: d z = scale (softmax(z) - (1 - s) onehot - s / V), dx = dz W, dW = dz^T x.
 // Bound by FLOPs: 2 N V C for the loss, three times that with gradients.
@@ -25,7 +25,7 @@ int64_t workspace(const OpCall& call) {
 }
 
 LF_OP({.name = "linear_cross_entropy",
-       .inputs = {{"x"}, {"weight"}, {"targets"}},
+       .inputs = {{"x"}, {"weight"}, {"targets"}, {.name = "bias", .optional = true}},
        .attrs = {{"ignore_index", AttrType::kInteger},
                  {"label_smoothing", AttrType::kNumber},
                  {"scale", AttrType::kNumber},
@@ -50,11 +50,19 @@ LF_OP({.name = "linear_cross_entropy",
                call.fail(kArgument, "label smoothing must be at least 0 and below 1, got %g", call.number(1));
              }
              const DType acc = x.dtype == DType::kF64 ? DType::kF64 : DType::kF32;
+             if (call.has(3)) {
+               call.check_rank(3, 1, 1);
+               call.check_floating(3);
+               if (call.in(3).numel != weight.shape[0] || (call.in(3).dtype == DType::kF64) != (acc == DType::kF64)) {
+                 call.fail(kShape, "bias is %s beside a weight %s", view_text(call.in(3)).c_str(), view_text(weight).c_str());
+               }
+             }
              call.output(acc, {});
              call.output(acc, {x.shape[0]});
              if (call.flag(3)) {
                call.output_like(x);
                call.output_like(weight, acc);
+               if (call.has(3)) call.output(acc, {weight.shape[0]});
              }
            },
        .cost =
@@ -114,7 +122,7 @@ Acc finish_row(Acc* z, Out* grad, int64_t vocab, int64_t target, double smoothin
 
 template <class T, class Acc>
 int32_t run(const KernelArgs* args) {
-  const TensorView &x = args->inputs[0], &weight = args->inputs[1];
+  const TensorView &x = args->inputs[0], &weight = args->inputs[1], &bias = args->inputs[3];
   const int32_t* targets = args->inputs[2].as<const int32_t>();
   const int64_t tokens = x.shape[0], width = x.shape[1], vocab = weight.shape[0];
   const int64_t ignored = args->integer(0);
@@ -149,6 +157,7 @@ int32_t run(const KernelArgs* args) {
     head.a = x_rows, head.lda = width;
     head.b = weight.data, head.ldb = width, head.trans_b = true;
     head.c = logits, head.ldc = vocab;
+    if (bias.present()) head.epilogue.bias = bias.data, head.epilogue.bias_dtype = bias.dtype;
     cpu::gemm(head);
     cpu::parallel_for(rows, 16384 / vocab + 1, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
@@ -176,10 +185,12 @@ int32_t run(const KernelArgs* args) {
     dw.b = x_rows, dw.ldb = width;
     dw.c = args->outputs[3].data, dw.ldc = width;
     dw.accumulate = first > 0;
+    if (bias.present()) dw.row_sums_a = args->outputs[4].data;
     cpu::gemm(dw);
   }
   if (with_gradients && tokens == 0) {
     __builtin_memset(args->outputs[3].data, 0, static_cast<size_t>(vocab * width) * sizeof(Acc));
+    if (bias.present()) __builtin_memset(args->outputs[4].data, 0, static_cast<size_t>(vocab) * sizeof(Acc));
   }
   double sum = 0;
   for (int64_t i = 0; i < tokens; ++i) sum += static_cast<double>(losses[i]);

