@@ -76,7 +76,7 @@ export function attentionGrid(device: Device, dtypes: readonly DType[], quick: b
   const common = { dtypes, mostPairs: 1 << 23 }
   if (quick) return { ...common, lengths: [128], widths: [16], densities: [0.05, 0.2], heads: 2, tokens: 128, longestRandom: 128, repeats: 1 }
   if (!device.name.startsWith('cuda')) {
-    return { ...common, lengths: [256, 512, 1024], widths: [64, 32, 128], densities: [0.01, 0.05, 0.2, 0.5], heads: 4, tokens: 1024, longestRandom: 1024, repeats: 3 }
+    return { ...common, lengths: [256, 512, 1024], widths: [64, 32, 128], densities: [0.01, 0.05, 0.2, 0.5], heads: 2, tokens: 1024, longestRandom: 1024, repeats: 7 }
   }
   return { ...common, lengths: [1024, 4096, 16384], widths: [64, 128], densities: [0.002, 0.02, 0.2], heads: 12, tokens: 16384, longestRandom: 4096, repeats: 5 }
 }
@@ -96,9 +96,9 @@ export async function measureAttention(device: Device, grid: Grid, each: (point:
         const fresh = () => [q, k, v].forEach((x) => { x.grad?.dispose(); x.grad = null })
         const time = async (way: AttentionWay, family: Point['family'], density: number, pairs: number, run: () => Tensor) => {
           const op = { dense: 'attention', block_sparse: 'block_sparse_attention', csr: 'csr_attention' }[way]
-          const { repeats } = grid
-          const forward = await deviceSeconds(device, () => void noGrad(run), { only: [op], repeats })
-          const back = await deviceSeconds(device, () => { fresh(); backward(run(), seed) }, { only: [`${op}_backward`], repeats })
+          const timing = { repeats: grid.repeats, least: device.name === 'cpu' }
+          const forward = await deviceSeconds(device, () => void noGrad(run), { ...timing, only: [op] })
+          const back = await deviceSeconds(device, () => { fresh(); backward(run(), seed) }, { ...timing, only: [`${op}_backward`] })
           fresh()
           const point = { way, dtype, batch, heads, length, width, family, density, pairs, forward, backward: back }
           points.push(point)

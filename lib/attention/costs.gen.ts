@@ -6,14 +6,14 @@ export const costs: Record<'cpu' | 'cuda', DeviceCosts> = {
   cpu: {
     source: 'measured on AMD EPYC, 2 threads',
     f32: {
-      dense: { forward: { call: 0.000286, pair: 0, pairWidth: 3.21e-11 }, backward: { call: 0, pair: 0, pairWidth: 8.69e-11 } },
-      block_sparse: { forward: { call: 0.00022, pair: 5.06e-10, pairWidth: 2.27e-11 }, backward: { call: 0.0000717, pair: 8.9e-10, pairWidth: 5.42e-11 } },
-      csr: { forward: { call: 0.000488, pair: 9.6e-10, pairWidth: 7.25e-11 }, backward: { call: 0.000498, pair: 0, pairWidth: 4.38e-10 } },
+      dense: { forward: { call: 0, pair: 7.37e-10, pairWidth: 1.59e-11 }, backward: { call: 0.000342, pair: 0, pairWidth: 3.44e-11 } },
+      block_sparse: { forward: { call: 0.000192, pair: 1.24e-10, pairWidth: 1.6e-11 }, backward: { call: 0.00015, pair: 0, pairWidth: 4.12e-11 } },
+      csr: { forward: { call: 0.000208, pair: 3.21e-10, pairWidth: 5.64e-11 }, backward: { call: 0.00028, pair: 0, pairWidth: 1.78e-10 } },
     },
     bf16: {
-      dense: { forward: { call: 0.000406, pair: 0, pairWidth: 1.19e-11 }, backward: { call: 0, pair: 9.65e-10, pairWidth: 2.77e-11 } },
-      block_sparse: { forward: { call: 0.00038, pair: 2.27e-11, pairWidth: 2.22e-11 }, backward: { call: 0, pair: 2.38e-12, pairWidth: 6.98e-11 } },
-      csr: { forward: { call: 0.000543, pair: 0, pairWidth: 8.69e-11 }, backward: { call: 0.000563, pair: 0, pairWidth: 4.03e-10 } },
+      dense: { forward: { call: 0.000186, pair: 0, pairWidth: 1.02e-11 }, backward: { call: 0.000178, pair: 0, pairWidth: 2.05e-11 } },
+      block_sparse: { forward: { call: 0.000141, pair: 2.36e-10, pairWidth: 1.93e-11 }, backward: { call: 0.0000132, pair: 6.72e-10, pairWidth: 3.99e-11 } },
+      csr: { forward: { call: 0.00024, pair: 0, pairWidth: 8.17e-11 }, backward: { call: 0.000319, pair: 5.55e-11, pairWidth: 2.04e-10 } },
     },
   },
   cuda: {

@@ -372,13 +372,46 @@ int32_t forward(const KernelArgs* args) {
 
 // --- backward: one task per batch entry and key-value head ---------------------------------------------------------------
 
+// The lists by keys: what listed each key, and where each entry stands there.
+struct TurnedLists {
+  const int32_t *column_starts, *column_rows, *places;
+  int64_t most;  // entries of a copy
+
+  TurnedLists(const KernelArgs* args, const Lists& s)
+      : column_starts(args->inputs[7].as<const int32_t>()),
+        column_rows(args->inputs[8].as<const int32_t>()),
+        places(args->inputs[9].as<const int32_t>()),
+        most(0) {
+    for (int64_t c = 0; c < s.copies; ++c) {
+      const int64_t count = s.row_starts[(c + 1) * s.queries] - s.row_starts[c * s.queries];
+      if (count > most) most = count;
+    }
+  }
+
+  // Copies hold the same entries in both orders.
+  int32_t check(const KernelArgs* args, const Lists& s) const {
+    bool right = true;
+    for (int64_t c = 0; c < s.copies; ++c) {
+      const int64_t first = s.row_starts[c * s.queries], end = s.row_starts[(c + 1) * s.queries];
+      right &= column_starts[c * s.keys] == first && column_starts[(c + 1) * s.keys] == end;
+      for (int64_t j = c * s.keys; j < (c + 1) * s.keys; ++j) right &= column_starts[j + 1] >= column_starts[j];
+      for (int64_t e = first; e < end; ++e) {
+        right &= places[e] >= first && places[e] < end && column_rows[e] >= c * s.queries && column_rows[e] < (c + 1) * s.queries;
+      }
+    }
+    if (right) return kOk;
+    std::snprintf(args->error, kErrorText, "the lists by keys do not hold the entries of the lists by queries");
+    return kKernel;
+  }
+};
+
 template <class T, class Acc>
-void gradients_of_group(const KernelArgs* args, const Lists& s, int64_t longest, int64_t b, int64_t kv_head) {
+void gradients_of_group(const KernelArgs* args, const Lists& s, const TurnedLists& turned, int64_t longest, int64_t b, int64_t kv_head) {
   using V = typename Lanes<Acc>::V;
   constexpr int kLanes = Lanes<Acc>::n;
   const int64_t padded = (s.width + kLanes - 1) / kLanes * kLanes, group = s.heads / s.kv_heads;
   const int64_t q_stride = s.heads * s.width, kv_stride = s.kv_heads * s.width;
-  Scratch<Acc> scratch(3 * padded + 2 * (longest + kLanes) + 2 * s.keys * padded, 7);
+  Scratch<Acc> scratch(3 * padded + 2 * (longest + kLanes) + 2 * s.keys * padded + 2 * turned.most, 9);
   Acc* query = scratch.take(padded);
   Acc* grad = scratch.take(padded);
   Acc* sums = scratch.take(padded);
@@ -386,18 +419,22 @@ void gradients_of_group(const KernelArgs* args, const Lists& s, int64_t longest,
   Acc* score_grads = scratch.take(longest + kLanes);
   Acc* key_sums = scratch.take(s.keys * padded);
   Acc* value_sums = scratch.take(s.keys * padded);
+  // Of one head, in the order of the lists by keys.
+  Acc* all_probabilities = scratch.take(turned.most);
+  Acc* all_grads = scratch.take(turned.most);
   for (int64_t i = 0; i < s.keys * padded; ++i) key_sums[i] = value_sums[i] = 0;
   const int64_t kv = b * s.keys * kv_stride + kv_head * s.width;
   const T *k = args->inputs[2].as<const T>() + kv, *v = args->inputs[3].as<const T>() + kv;
 
   for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
-    const int64_t pair = b * s.heads + h;
+    const int64_t pair = b * s.heads + h, copy = pair % s.copies, first = s.row_starts[copy * s.queries];
     const Acc* lse = args->inputs[4].as<const Acc>() + pair * s.queries;
+    const int64_t head = b * s.queries * q_stride + h * s.width;
+    const T *queries = args->inputs[1].as<const T>() + head, *grads = args->inputs[0].as<const T>() + head;
     for (int64_t i = 0; i < s.queries; ++i) {
-      const int64_t at = (b * s.queries + i) * q_stride + h * s.width;
       const Row row = row_of(s, pair, i);
-      widen_row(args->inputs[1].as<const T>() + at, s.width, padded, s.scale, query);
-      widen_row(args->inputs[0].as<const T>() + at, s.width, padded, 1.0, grad);
+      widen_row(queries + i * q_stride, s.width, padded, s.scale, query);
+      widen_row(grads + i * q_stride, s.width, padded, 1.0, grad);
       dot_rows(row, query, k, kv_stride, s.width, probabilities);
       hide(s, row, b, i, probabilities);
       dot_rows(row, grad, v, kv_stride, s.width, score_grads);
@@ -415,20 +452,25 @@ void gradients_of_group(const KernelArgs* args, const Lists& s, int64_t longest,
       }
       const Acc delta = reduce_add(sum);
       for (int64_t e = 0; e < row.count; e += kLanes) {
-        store(score_grads + e, load(probabilities + e) * (load(score_grads + e) - delta));
+        store(score_grads + e, load(probabilities + e) * (load(score_grads + e) - delta) * constant<V>(s.scale));
       }
       add_rows(row, score_grads, k, kv_stride, s.width, sums);
       for_lanes<T>(s.width, [&](int64_t d, int64_t n) {
-        store_some(args->outputs[0].as<T>() + at + d, load_some(sums + d, n) * constant<V>(s.scale), n);
+        store_some(args->outputs[0].as<T>() + head + i * q_stride + d, load_some(sums + d, n), n);
       });
+      const int32_t* places = turned.places + (row.columns - s.columns);
       for (int64_t e = 0; e < row.count; ++e) {
-        const int64_t to = (row.columns[e] - row.low) * padded;
-        const V p = splat(probabilities[e]), d = splat(score_grads[e]);
-        for (int64_t j = 0; j < padded; j += kLanes) {
-          store(value_sums + to + j, load(value_sums + to + j) + p * load(grad + j));
-          store(key_sums + to + j, load(key_sums + to + j) + d * load(query + j));
-        }
+        all_probabilities[places[e] - first] = probabilities[e];
+        all_grads[places[e] - first] = score_grads[e];
       }
+    }
+    for (int64_t j = 0; j < s.keys; ++j) {
+      const int64_t begin = turned.column_starts[copy * s.keys + j], end = turned.column_starts[copy * s.keys + j + 1];
+      const Row column = {turned.column_rows + begin, end - begin, copy * s.queries};
+      add_rows(column, all_probabilities + (begin - first), grads, q_stride, s.width, sums);
+      for (int64_t d = 0; d < padded; d += kLanes) store(value_sums + j * padded + d, load(value_sums + j * padded + d) + load(sums + d));
+      add_rows(column, all_grads + (begin - first), queries, q_stride, s.width, sums);
+      for (int64_t d = 0; d < padded; d += kLanes) store(key_sums + j * padded + d, load(key_sums + j * padded + d) + load(sums + d));
     }
   }
   for (int64_t j = 0; j < s.keys; ++j) {
@@ -444,9 +486,11 @@ int32_t backward(const KernelArgs* args) {
   const Lists s(args, 1, 5, 10);
   int64_t longest = 0;
   if (int32_t code = s.check(args, 5, &longest)) return code;
+  const TurnedLists turned(args, s);
+  if (int32_t code = turned.check(args, s)) return code;
   cpu::parallel_for(s.batch * s.kv_heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
-      gradients_of_group<T, Acc>(args, s, longest, task / s.kv_heads, task % s.kv_heads);
+      gradients_of_group<T, Acc>(args, s, turned, longest, task / s.kv_heads, task % s.kv_heads);
     }
   });
   return kOk;
