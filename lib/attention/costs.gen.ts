@@ -17,16 +17,16 @@ export const costs: Record<'cpu' | 'cuda', DeviceCosts> = {
     },
   },
   cuda: {
-    source: 'roofline of an H100, not measured',
+    source: 'measured on NVIDIA H100 80GB HBM3',
     f32: {
-      dense: { forward: { call: 0.0000025, pair: 0, pairWidth: 6e-14 }, backward: { call: 0.0000075, pair: 0, pairWidth: 1.5e-13 } },
-      block_sparse: { forward: { call: 0.000005, pair: 0, pairWidth: 6e-14 }, backward: { call: 0.0000125, pair: 0, pairWidth: 1.5e-13 } },
-      csr: { forward: { call: 0.0000125, pair: 7.2e-12, pairWidth: 1.5e-12 }, backward: { call: 0.00002, pair: 1.9e-11, pairWidth: 3.6e-12 } },
+      dense: { forward: { call: 0.000117, pair: 0, pairWidth: 1.15e-13 }, backward: { call: 0.000529, pair: 0, pairWidth: 3.93e-13 } },
+      block_sparse: { forward: { call: 0.0000821, pair: 2.96e-13, pairWidth: 1.67e-13 }, backward: { call: 0.000104, pair: 0, pairWidth: 6.19e-13 } },
+      csr: { forward: { call: 0.000644, pair: 0, pairWidth: 8e-13 }, backward: { call: 0.00117, pair: 0, pairWidth: 2.46e-12 } },
     },
     bf16: {
-      dense: { forward: { call: 0.0000025, pair: 0, pairWidth: 4e-15 }, backward: { call: 0.0000075, pair: 0, pairWidth: 1e-14 } },
-      block_sparse: { forward: { call: 0.000005, pair: 0, pairWidth: 4e-15 }, backward: { call: 0.0000125, pair: 0, pairWidth: 1e-14 } },
-      csr: { forward: { call: 0.0000125, pair: 7.2e-12, pairWidth: 1.5e-12 }, backward: { call: 0.00002, pair: 1.9e-11, pairWidth: 3.6e-12 } },
+      dense: { forward: { call: 0.0000578, pair: 0, pairWidth: 2.07e-14 }, backward: { call: 0.000198, pair: 0, pairWidth: 5.91e-14 } },
+      block_sparse: { forward: { call: 0.0000621, pair: 0, pairWidth: 7.12e-14 }, backward: { call: 0.000171, pair: 4.22e-12, pairWidth: 1.32e-13 } },
+      csr: { forward: { call: 0.000617, pair: 0, pairWidth: 7.97e-13 }, backward: { call: 0.00113, pair: 0, pairWidth: 2.44e-12 } },
     },
   },
 }

@@ -133,7 +133,7 @@ export async function expectContract(make: (groups: ParameterGroup[]) => Optimiz
 
   const second = fresh()
   second.step(2)
-  const loaded = new Map([...saved].map(([name, value]) => [name, fromHost(value, getDevice('cpu'))]))
+  const loaded = new Map([...saved].map(([name, value]) => [name, fromHost(value, getDevice())]))
   second.optimizer.load({ tensors: loaded, steps: 1, scalars })
   second.step(3)
   second.step(4)

@@ -73,7 +73,7 @@ test('csr_attention takes packed samples, and says which way it chose and why', 
   expect(apart(half, 2 * half)).toBeGreaterThan(1e-3)
   const [line, ...more] = await technique.summary!()
   expect(more).toEqual([])
-  expect(line).toMatch(/csr_attention: .*(csr|block_sparse|dense) on cpu for .* of the pairs.* a call/)
+  expect(line).toMatch(/csr_attention: .*(csr|block_sparse|dense) on (cpu|cuda:0) for .* of the pairs.* a call/)
   model.dispose()
 })
 

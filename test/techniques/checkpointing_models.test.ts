@@ -13,12 +13,14 @@ import { matmul } from '../../lib/ops/matmul'
 import { randn } from '../../lib/ops/random'
 import { softmax } from '../../lib/ops/softmax'
 import { Checkpointing, type CheckpointingOptions } from '../../lib/techniques/checkpointing'
-import { getDevice } from '../../lib/tensor/device'
+import { getDevice, setDefaultDevice } from '../../lib/tensor/device'
 import { seed } from '../../lib/tensor/random'
 import { scope } from '../../lib/tensor/scope'
 import { tensor, type Tensor } from '../../lib/tensor/tensor'
 import { collectGarbage } from '../support/garbage'
 
+// Tests that want another device name it.
+beforeAll(() => setDefaultDevice('cpu'))
 beforeAll(collectGarbage)
 
 const ids = (rows: number, tokens: number, shift = 0, device = 'cpu') =>

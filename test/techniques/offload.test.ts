@@ -10,7 +10,7 @@ import { lora } from '../../lib/techniques/lora'
 import { offload } from '../../lib/techniques/offload'
 import { sophiaCurvatureEntry } from '../../lib/techniques/sophia_curvature'
 import type { Technique } from '../../lib/techniques/technique'
-import { getDevice } from '../../lib/tensor/device'
+import { getDevice, setDefaultDevice } from '../../lib/tensor/device'
 import { keep, scope } from '../../lib/tensor/scope'
 import { Pager } from '../../lib/tensor/pager'
 import { tensor } from '../../lib/tensor/tensor'
@@ -18,6 +18,8 @@ import { Trainer, type Checkpoint, type TrainerOptions } from '../../lib/train/t
 import { collectGarbage } from '../support/garbage'
 import { tinyTrainer, tokenBatch } from '../support/tiny_gpt'
 
+// Tests that want another device name it.
+beforeAll(() => setDefaultDevice('cpu'))
 beforeAll(collectGarbage)
 afterEach(async () => {
   getDevice('cpu').setMemoryLimit(0)
