@@ -1,6 +1,6 @@
 // Products with sparse matrices through cuSPARSE: one handle and one cache of plans per stream. A plan is the descriptors of
 // one product over one CSR pattern, and the buffer in which the library keeps what it found out about the pattern
-// (cusparse*_preprocess), so that only the first product over a pattern analyses it. The pattern's lists must stay as they
+// (cusparse*_preprocess), so that only the first SDDMM over a pattern analyses it. The pattern's lists must stay as they
 // are for as long as a plan with their `layout` is used.
 //
 // The same bits on every run: SDDMM is deterministic, and of the SpMM algorithms CSR_ALG3 is. It takes neither batches nor
