@@ -1,18 +1,10 @@
 # The CUDA plug-in, leanformer_cuda.so beside the addon; only included when CudaStack.cmake found everything.
-#   CMAKE_CUDA_ARCHITECTURES  default: those of 75 to 120 that this nvcc knows, as machine code, and PTX of the last one
+#   CMAKE_CUDA_ARCHITECTURES  default: machine code for 8.x and 9.0, PTX for 7.5 and for 10.0 and later
 #   CUDA_RUNTIME  Static (default), or Shared: what a simulator of the runtime needs; PTX is then left uncompressed
 set(CUDA_RUNTIME Static CACHE STRING "How the CUDA runtime is linked: Static or Shared")
 if(NOT CMAKE_CUDA_ARCHITECTURES)
-  execute_process(COMMAND ${NVCC_EXECUTABLE} --list-gpu-arch OUTPUT_VARIABLE known_archs)
-  set(archs "")
-  foreach(arch IN ITEMS 75 80 86 89 90 100 120)
-    if(known_archs MATCHES "compute_${arch}[\r\n]")
-      list(APPEND archs ${arch})
-    endif()
-  endforeach()
-  list(POP_BACK archs last)
-  list(TRANSFORM archs APPEND "-real")
-  set(CMAKE_CUDA_ARCHITECTURES ${archs} ${last})
+  # Machine code of 8.0 runs on all 8.x; the driver compiles PTX of 7.5 for Turing, and PTX of 9.0 for what came after it.
+  set(CMAKE_CUDA_ARCHITECTURES 75-virtual 80-real 90)
 endif()
 set(ENV{CUDACXX} ${NVCC_EXECUTABLE})
 include(CheckLanguage)
