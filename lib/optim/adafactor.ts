@@ -26,10 +26,13 @@ export interface AdafactorOptions {
   relative?: boolean
 }
 
-/** The second moment that row and column means stand for, V = R C^T / mean(R). R [..., rows], C [..., columns]. */
-export function factored(rows: Tensor, columns: Tensor): Tensor {
+/**
+ * Two factors that broadcast to V = R C^T / mean(R), R [..., rows], C [..., columns]. Where whole rows and columns have no
+ * gradient, their product is too small for f32.
+ */
+export function factored(rows: Tensor, columns: Tensor): [Tensor, Tensor] {
   const share = div(rows, mean(rows, -1, { keepdims: true }))
-  return mul(reshape(share, [...rows.shape, 1]), reshape(columns, [...columns.shape.slice(0, -1), 1, columns.shape[columns.rank - 1]]))
+  return [reshape(share, [...rows.shape, 1]), reshape(columns, [...columns.shape.slice(0, -1), 1, columns.shape[columns.rank - 1]])]
 }
 
 export class Adafactor extends Optimizer {
@@ -74,8 +77,8 @@ export class Adafactor extends Optimizer {
       updateGroup('lerp', { parameters: [state], grads: [target], clip: skip }, { rate })
       return state
     }
-    const v = grad.rank >= 2 ? factored(follow('rows', mean(squares, -1)), follow('columns', mean(squares, -2))) : follow('v', squares)
-    const u = mul(grad, rsqrt(v))
+    const moments = grad.rank >= 2 ? factored(follow('rows', mean(squares, -1)), follow('columns', mean(squares, -2))) : [follow('v', squares)]
+    const u = moments.reduce((x, v) => mul(x, rsqrt(v)), grad)
     const size = mulScalar(sqrt(mean(square(u))), 1 / threshold)
     return div(u, maximum(size, full([], 1, u)))
   }

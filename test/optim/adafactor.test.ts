@@ -1,6 +1,7 @@
 // Adafactor: published trace, PyTorch's trajectory, exactness for rank one, the size of the state.
 import { Adafactor, factored } from '../../lib/optim/adafactor'
 import { Parameter } from '../../lib/nn/parameter'
+import { mul } from '../../lib/ops/elementwise'
 import { mean } from '../../lib/ops/reductions'
 import { keep } from '../../lib/tensor/scope'
 import { tensor } from '../../lib/tensor/tensor'
@@ -29,8 +30,22 @@ test("PyTorch's trajectory", async () => {
 test('squares of rank one come back exactly', async () => {
   const [a, b] = [[1, 4, 9, 0.25], [2, 0.5, 3]]
   const squares = tensor(a.flatMap((x) => b.map((y) => x * y)), [4, 3], { dtype: 'f64' })
-  const v = await factored(mean(squares, -1), mean(squares, -2)).toFloat64()
+  const [rows, columns] = factored(mean(squares, -1), mean(squares, -2))
+  const v = await mul(rows, columns).toFloat64()
   a.forEach((x, i) => b.forEach((y, j) => expect(Math.abs(v[i * 3 + j] / (x * y) - 1)).toBeLessThan(1e-15)))
+})
+
+test('rows and columns without a gradient stay as they are, in f32 too', async () => {
+  const values = [1, 2, 3, 4]
+  const parameter = new Parameter(tensor(values, [2, 2]))
+  const optimizer = new Adafactor([{ parameters: new Map([['w', parameter]]), weightDecay: 0 }])
+  parameter.tensor.grad = keep(tensor([0.1, 0, 0, 0], [2, 2]))
+  optimizer.step(0.1)
+  const after = await parameter.tensor.toFloat32()
+  expect(after[0]).toBeLessThan(1)
+  expect(Array.from(after.slice(1))).toEqual(values.slice(1))
+  optimizer.dispose()
+  parameter.dispose()
 })
 
 test('the state of 512 x 256 is 768 numbers; an update in root mean square is at most the threshold times the rate', async () => {
