@@ -21,6 +21,18 @@ export const categories = [
 ] as const
 export type Category = (typeof categories)[number]
 
+/** What one entry of a run alone can decide, and why two that do cannot be combined. */
+export const decisions = {
+  attention_kernel: 'both replace attention',
+  evaluated_weights: 'both replace the weights that are evaluated',
+  gradient_point: 'both move the parameters before the gradient is taken',
+  present_layers: 'both decide which layers are there',
+  step_rows: 'both choose the rows of a step',
+  trained_parameters: 'each decides alone which parameters are trained',
+  zero_weights: 'both decide which weights are zero',
+} as const
+export type Decision = keyof typeof decisions
+
 export interface Entry<S extends Settings = Settings> {
   /** As in --technique, --optimizer and --init; the stem of its file. */
   name: string
@@ -30,11 +42,24 @@ export interface Entry<S extends Settings = Settings> {
   /** Paper or formula. */
   source: string
   settings: S
-  /** By name, what it cannot be combined with and why. Said on one side is enough. */
+  /** What it decides alone: two entries with the same decision exclude each other. */
+  decides?: readonly Decision[]
+  /** By name of an entry or of a decision, what it cannot be combined with and why. Said on one side is enough. */
   excludes?: Readonly<Record<string, string>>
+  /** The one entry of another kind that it works with, and why. */
+  onlyWith?: { kind: EntryKind; name: string; why: string }
+  /** The technique that it cannot do without. */
+  needs?: { technique: string; why: string }
+  /**
+   * Settings with which a run is bit for bit the run without it; a sentence where there are none. Of a technique that adds
+   * parameters to a frozen model, they may be those with which the model computes what it did before the first update.
+   */
+  neutral?: { settings: Readonly<Record<string, number | string | boolean>>; until?: 'first update' } | string
 }
 
 export type EntryKind = 'technique' | 'optimizer' | 'initializer' | 'model'
+/** What of an entry says what it can be combined with. */
+export type Combinable = Pick<Entry, 'name' | 'decides' | 'excludes' | 'onlyWith'> & { kind?: EntryKind }
 
 const describe = (setting: Setting): string => {
   if (typeof setting.default === 'boolean') return 'true or false'
@@ -100,11 +125,32 @@ export function parseEntry(text: string): { name: string; given: Record<string, 
   return { name, given }
 }
 
+/** Why the two cannot be combined; undefined when they can. */
+export function whyNotTogether(a: Combinable, b: Combinable): string | undefined {
+  if (a.name === b.name && a.kind === b.kind) return 'it is given twice'
+  const oneWay = (from: Combinable, to: Combinable) => {
+    const { name, kind, why } = from.onlyWith ?? {}
+    if (kind !== undefined && to.kind === kind && to.name !== name) return why
+    const key = [to.name, ...(to.decides ?? [])].find((each) => from.excludes?.[each] !== undefined)
+    return key === undefined ? undefined : from.excludes![key]
+  }
+  const shared = a.decides?.find((decision) => b.decides?.includes(decision))
+  return oneWay(a, b) ?? oneWay(b, a) ?? (shared && decisions[shared])
+}
+
+/** @throws ERR_OPTION when an entry needs another one that is not there */
+export function checkNeeds(entries: readonly Pick<Entry, 'name' | 'needs'>[]): void {
+  for (const { name, needs } of entries) {
+    if (!needs || entries.some((other) => other.name === needs.technique)) continue
+    throw new LeanformerError('ERR_OPTION', `${name} needs ${needs.technique}: ${needs.why}`, `add --technique ${needs.technique}`)
+  }
+}
+
 /** @throws ERR_OPTION when two of the entries exclude each other or one comes twice */
-export function checkCombination(entries: readonly Pick<Entry, 'name' | 'excludes'>[]): void {
+export function checkCombination(entries: readonly Combinable[]): void {
   for (const [i, a] of entries.entries()) {
     for (const b of entries.slice(i + 1)) {
-      const why = a.name === b.name ? 'it is given twice' : (a.excludes?.[b.name] ?? b.excludes?.[a.name])
+      const why = whyNotTogether(a, b)
       if (why) throw new LeanformerError('ERR_OPTION', `${a.name} and ${b.name} cannot be combined: ${why}`, 'leave one of them out')
     }
   }

@@ -160,6 +160,31 @@ export const sampleSchema = z.strictObject({
   threads: count(4096).optional().meta({ help: 'CPU threads; default: those of the run' }),
 })
 
+const compressOptions = {
+  run: z.string().min(1).meta({ help: 'run folder of the model; must be given, no default', value: 'dir' }),
+  out: z.string().min(1).meta({ help: 'run folder of the smaller model, for sample and train --from; must be given, no default', value: 'dir' }),
+  batches: z.int().min(0).default(8).meta({ help: "micro-batches of the run's text to judge by" }),
+  evalTokens: count().default(16_384).meta({ help: 'validation tokens of the losses that are shown' }),
+  device: z.string().regex(/^(auto|cpu|cuda(:\d+)?)$/).default('auto').meta({ help: 'auto, cpu, cuda, cuda:1', value: 'name' }),
+  threads: count(4096).optional().meta({ help: 'CPU threads; default: those of the run' }),
+  json: z.boolean().default(false).meta({ help: 'one JSON object on stdout' }),
+}
+
+export const pruneSchema = z.strictObject({
+  ...compressOptions,
+  layers: count().optional().meta({ help: 'layers that stay; those that turn the hidden state least go; default: all' }),
+  heads: count().optional().meta({ help: 'heads that stay in each layer, by the gradient of a gate on each; default: all' }),
+  units: count().optional().meta({ help: 'feed-forward units that stay in each layer, by the same; default: all' }),
+  sparsity: fraction().default(0).meta({ help: 'share of the smallest weights of the matrices set to 0', value: 'share' }),
+  range: z.enum(['global', 'layer']).default('global').meta({ help: 'rank weights of all matrices together, or within each', value: 'name' }),
+})
+
+export const quantiseSchema = z.strictObject({
+  ...compressOptions,
+  bits: z.enum(['8', '4']).default('8').meta({ help: 'of each weight', value: 'n' }),
+  group: z.int().min(0).default(0).meta({ help: 'weights of a row that share a scale; 0: the whole row' }),
+})
+
 export const infoSchema = z.strictObject({
   json: z.boolean().default(false).meta({ help: 'one JSON object on stdout' }),
 })

@@ -9,6 +9,8 @@ process.exitCode = await main(process.argv.slice(2), process.stderr, {
     return trainCommand(flags, startTraining)
   },
   sample: async (flags) => (await import('./sample')).sampleCommand(flags),
+  prune: async (flags) => (await import('./compress')).pruneCommand(flags),
+  quantise: async (flags) => (await import('./compress')).quantiseCommand(flags),
   techniques: async (flags) => (await import('./techniques')).techniquesCommand(flags),
   info: async (flags) => (await import('./info')).infoCommand(flags),
   bench: async (flags) => (await import('./bench')).benchCommand(flags),

@@ -3,7 +3,7 @@
 import { Command, CommanderError, Option } from 'commander'
 
 import { LeanformerError } from '../native/errors'
-import { infoSchema, sampleSchema, techniquesSchema, trainSchema } from './config'
+import { infoSchema, pruneSchema, quantiseSchema, sampleSchema, techniquesSchema, trainSchema } from './config'
 import { describeOptions, optionError, parseFlag, type OptionInfo } from './options'
 
 const defaultText = (value: unknown): string =>
@@ -47,6 +47,8 @@ export type Run = (flags: Record<string, unknown>) => Promise<number>
 const commandTable = {
   train: { description: 'train a model on a text', schema: trainSchema },
   sample: { description: 'continue a text with the model of a run', schema: sampleSchema },
+  prune: { description: 'take layers, heads, feed-forward units or weights out of the model of a run', schema: pruneSchema },
+  quantise: { description: 'put the matrices of the model of a run in 8 or 4 bits', schema: quantiseSchema },
   techniques: { description: 'list techniques, optimisers and initialisers with their settings', schema: techniquesSchema },
   info: { description: 'show devices, instruction set and measured peaks', schema: infoSchema },
   bench: { description: 'time training steps of a model, by operator', schema: trainSchema },

@@ -7,6 +7,7 @@ import type { Writable } from 'node:stream'
 
 import { loadTextDataset, type TextDataset } from '../data/tokens'
 import { LeanformerError } from '../native/errors'
+import type { Structure } from '../train/compressed'
 import { loadCheckpoint, saveCheckpoint, type Checkpoint } from '../train/checkpoint_file'
 import { formatBytes, formatCount, median } from '../train/format'
 import { bitsPerByte, stepRecord, type DoneRecord, type StepMetrics } from '../train/metrics'
@@ -36,6 +37,8 @@ export interface TrainingRun {
   parameters: number
   /** The loss is that of masked tokens, which says nothing of bits per byte. */
   masked?: boolean
+  /** Of a model that started from one that was made smaller. */
+  structure?: Structure
   /** Measured FLOP/s of the device at the run's precision, if known. */
   peakFlops?: number
   dispose?(): void | Promise<void>
@@ -79,6 +82,9 @@ async function readOptions(
 ): Promise<{ resolved: ResolvedTrainConfig; resumed?: RunFolder }> {
   const file = typeof flags.config === 'string' ? await readConfigFile(flags.config) : undefined
   const resumed = typeof flags.resume === 'string' ? await RunFolder.open(flags.resume) : undefined
+  if (resumed?.config.compressed) {
+    throw new LeanformerError('ERR_OPTION', `--resume ${resumed.path}: it holds a model that was made smaller, not a training`, `start a new run with --from ${resumed.path}`)
+  }
   const resolved = resolveTrainConfig({
     flags,
     ...(file ? { file } : {}),
@@ -87,13 +93,13 @@ async function readOptions(
   return { resolved, ...(resumed ? { resumed } : {}) }
 }
 
-function runConfig({ values, origins }: ResolvedTrainConfig, { sha256 }: TextDataset): RunConfig {
+function runConfig({ values, origins }: ResolvedTrainConfig, { sha256 }: TextDataset, { structure }: TrainingRun): RunConfig {
   const kept = describeOptions(trainSchema)
     .filter(({ flagOnly }) => !flagOnly)
     .map(({ key }) => key)
   const pick = <T>(from: Record<string, T>) =>
     Object.fromEntries(kept.map((key) => [key, from[key]])) as Record<string, T>
-  return { values: pick(values as Record<string, unknown>), origins: pick(origins), textSha256: sha256 }
+  return { values: pick(values as Record<string, unknown>), origins: pick(origins), textSha256: sha256, ...(structure ? { structure } : {}) }
 }
 
 /** Other data would make another run, and nothing would show it. */
@@ -122,8 +128,8 @@ export async function trainCommand(
   const run = await factory(config, data)
   try {
     const folder = resumed
-      ? await resumed.updateConfig(runConfig(resolved, data))
-      : await RunFolder.create(config.out, runConfig(resolved, data), data.tokenizer)
+      ? await resumed.updateConfig(runConfig(resolved, data, run))
+      : await RunFolder.create(config.out, runConfig(resolved, data, run), data.tokenizer)
     try {
       return await new Session(config, resolved, data, run, folder, terminal).run(resumed !== undefined)
     } finally {
@@ -316,7 +322,7 @@ class Session {
   }
 
   private async report(done?: DoneRecord): Promise<void> {
-    const { values, origins } = runConfig(this.resolved, this.data)
+    const { values, origins } = runConfig(this.resolved, this.data, this.training)
     await writeReport(this.folder.report, {
       title: `${this.config.model} on ${this.data.source}`,
       config: Object.keys(values).map((key) => ({ key, value: values[key], origin: origins[key] ?? 'default' })),

@@ -1,19 +1,20 @@
 // From options to a trainer that is ready: device, model, optimiser, schedule, techniques. Optimisers and techniques
 // are found by their file's name (entries.ts).
 
-import { checkCombination } from '../catalog/entry'
+import { checkCombination, checkNeeds } from '../catalog/entry'
 import { MaskedTokens } from '../data/masked_tokens'
 import type { TextDataset } from '../data/tokens'
 import type { ModelEntry, TextModel } from '../models/model_entry'
 import { addon } from '../native/binding'
 import { decayGroups, type Optimizer } from '../optim/optimizer'
 import { makeSchedule } from '../optim/schedule'
-import type { Technique } from '../techniques/technique'
+import { orderTechniques, type Technique } from '../techniques/technique'
 import { getDevice, type Device } from '../tensor/device'
 import { Generator } from '../tensor/random'
 import { scope } from '../tensor/scope'
 import { fromHost } from '../train/host_tensor'
-import { Trainer, type TrainerState } from '../train/trainer'
+import { applyStructure, type Structure } from '../train/compressed'
+import { Trainer, type BatchSource, type EvaluationSource, type TrainerState } from '../train/trainer'
 import type { TrainConfig } from './config'
 import { findEntry } from './entries'
 import { optionError } from './options'
@@ -50,34 +51,42 @@ export async function buildModel(
   const model = entry.create({ vocab: entry.objective === 'masked_token' ? vocab + 1 : vocab, ...shape }, { device, generator })
   initializer?.apply(model, generator)
   await prepare(model, techniques)
-  for (const technique of techniques) technique.adapt?.(model)
+  for (const technique of orderTechniques(techniques)) technique.adapt?.(model)
   return { model, entry, techniques }
 }
 
 /** The model of a run folder as its newest checkpoint has it, with that run's tokenizer and options. */
 export async function openModel(path: string, device: Device, onWarning?: (message: string) => void) {
-  const { checkpoint, config, tokenizer } = await openRun(path, onWarning)
+  const { checkpoint, config, tokenizer, folder } = await openRun(path, onWarning)
   const { model, techniques } = await buildModel(config, tokenizer.vocabSize, device)
   const saved = (checkpoint.state as TrainerState).techniques
   for (const technique of techniques) technique.restore?.(model, saved[technique.name])
+  const { structure } = folder.config
+  if (structure) applyStructure(model, structure)
   scope(() => {
     const own = Object.entries(checkpoint.tensors).filter(([name]) => name.startsWith('model.'))
     model.loadState(new Map(own.map(([name, value]) => [name.slice('model.'.length), fromHost(value, device)])))
   })
-  return { model, config, tokenizer }
+  return { model, config, tokenizer, folder, checkpoint }
 }
 
 /** Models of other runs that a new one asks for: those of its techniques, and the one whose weights it starts from. */
-async function prepareFrom({ from }: TrainConfig, device: Device, model: TextModel, techniques: readonly Technique[]): Promise<TextModel[]> {
+async function prepareFrom({ from }: TrainConfig, device: Device, model: TextModel, techniques: readonly Technique[]): Promise<{ opened: TextModel[]; structure?: Structure }> {
   const opened: TextModel[] = []
+  let structure: Structure | undefined
   const open = async (path: string) => {
     const other = await openModel(path, device)
     opened.push(other.model)
-    return other.model
+    return other
   }
-  if (from !== undefined) model.loadState((await open(from)).state())
-  for (const technique of techniques) await technique.open?.({ openModel: open })
-  return opened
+  if (from !== undefined) {
+    const other = await open(from)
+    ;({ structure } = other.folder.config)
+    if (structure) applyStructure(model, structure)
+    model.loadState(other.model.state())
+  }
+  for (const technique of techniques) await technique.open?.({ openModel: async (path) => (await open(path)).model })
+  return { opened, structure }
 }
 
 async function buildOptimizer(config: TrainConfig, model: TextModel): Promise<Optimizer> {
@@ -90,7 +99,10 @@ async function buildOptimizer(config: TrainConfig, model: TextModel): Promise<Op
 async function buildTechniques(config: TrainConfig): Promise<Technique[]> {
   const found = await Promise.all(config.technique.map((text) => findEntry('technique', text)))
   const { entry: optimizer } = await findEntry('optimizer', config.optimizer)
-  checkCombination([...found.map(({ entry }) => entry), optimizer])
+  const init = config.init === undefined ? [] : [(await findEntry('initializer', config.init)).entry]
+  const all = [...found.map(({ entry }) => entry), optimizer, ...init]
+  checkCombination(all)
+  checkNeeds(all)
   return found.map(({ entry, given }) => entry.create(given))
 }
 
@@ -101,23 +113,28 @@ function peakOf(device: Device, precision: TrainConfig['precision']): number | u
   return 1e9 * (precision === 'bf16' ? bf16Gflops : f32Gflops)
 }
 
+/** What a model of this kind is trained and evaluated on. */
+export function batchesOf({ objective }: ModelEntry, { tokenizer, train, validation }: TextDataset, seed: number): { data: BatchSource; evalData: EvaluationSource } {
+  if (objective === 'next_token') return { data: train, evalData: validation }
+  const mask = { maskId: tokenizer.vocabSize, vocab: tokenizer.vocabSize, seed }
+  return { data: new MaskedTokens(train, mask), evalData: new MaskedTokens(validation, mask) }
+}
+
 export async function startTraining(config: TrainConfig, data: TextDataset): Promise<TrainingRun> {
   const device = prepareDevice(config)
   const vocab = data.tokenizer.vocabSize
-  let others: TextModel[] = []
+  let from: Awaited<ReturnType<typeof prepareFrom>> = { opened: [] }
   const { model, entry, techniques } = await buildModel(config, vocab, device, async (...built) => {
-    others = await prepareFrom(config, device, ...built)
+    from = await prepareFrom(config, device, ...built)
   })
   const { schedule, steps, lr, minLr, warmup, accumulate, evalEvery, clip, precision, seed } = config
   const masked = entry.objective === 'masked_token'
-  const mask = { maskId: vocab, vocab, seed }
   const optimizer = await buildOptimizer(config, model)
   const trainer = new Trainer({
     model,
     optimizer,
     schedule: makeSchedule(schedule, { lr, minLr, warmup, steps }),
-    data: masked ? new MaskedTokens(data.train, mask) : data.train,
-    evalData: masked ? new MaskedTokens(data.validation, mask) : data.validation,
+    ...batchesOf(entry, data, seed),
     steps,
     accumulate,
     evalEvery,
@@ -132,11 +149,12 @@ export async function startTraining(config: TrainConfig, data: TextDataset): Pro
     trainer,
     device: device.name,
     masked,
+    ...(from.structure ? { structure: from.structure } : {}),
     parameters: model.parameters().reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0),
     ...(peakFlops === undefined ? {} : { peakFlops }),
     dispose: () => {
       optimizer.dispose()
-      for (const each of [model, ...others]) each.dispose()
+      for (const each of [model, ...from.opened]) each.dispose()
     },
   }
 }

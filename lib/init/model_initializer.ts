@@ -48,7 +48,7 @@ export function defineInitializer<const S extends Settings>(
   const whole = { ...rest, category: 'initialisation' as const }
   return {
     ...whole,
-    kind: 'initializer',
+    kind: 'initializer' as const,
     create: (settings) => ({ name: entry.name, ...make(resolveSettings(whole, settings)) }),
   }
 }

@@ -1,6 +1,6 @@
 // What every optimiser of this folder is. One native call updates all parameters of a group. Clipping and the skipping of
 // non-finite gradients come in through a tensor on the device, so that an update never waits for the host.
-import { resolveSettings, type Entry, type Settings, type Values } from '../catalog/entry'
+import { resolveSettings, type Combinable, type Entry, type Settings, type Values } from '../catalog/entry'
 import { noGrad } from '../autograd/tape'
 import { LeanformerError } from '../native/errors'
 import type { Parameter } from '../nn/parameter'
@@ -59,6 +59,8 @@ export interface OptimizerState {
 }
 
 export abstract class Optimizer {
+  /** What it can be combined with, where it was made by its entry. */
+  entry?: Combinable
   /** Updates made so far; skipped ones do not count. */
   steps = 0
   /** Other numbers that an exact resume needs. */
@@ -216,8 +218,9 @@ export function defineOptimizer<const S extends Settings>(
   entry: Omit<Entry<S>, 'category'> & { make(groups: ParameterGroup[], values: Values<S>): Optimizer },
 ): OptimizerEntry<S> {
   const { make, ...rest } = entry
-  const whole = { ...rest, category: 'optimisation' as const }
-  return { ...whole, kind: 'optimizer', create: (groups, settings) => make(groups, resolveSettings(whole, settings)) }
+  const whole = { ...rest, category: 'optimisation' as const, kind: 'optimizer' as const }
+  const create = (groups: ParameterGroup[], settings?: Partial<Values<S>>) => Object.assign(make(groups, resolveSettings(whole, settings)), { entry: whole })
+  return { ...whole, create }
 }
 
 /** @throws ERR_OPTION for a value outside [0, 1) */

@@ -92,8 +92,6 @@ export const scheduleFreeEntry = defineOptimizer({
     eps: { default: 1e-8, min: 0, help: 'added to the root of the second moment' },
     power: { default: 0, min: 0, help: 'later steps weigh more by this power of their number' },
   },
-  excludes: Object.fromEntries(
-    ['ema', 'swa'].map((name) => [name, 'schedule_free evaluates an average of the weights already']),
-  ),
+  decides: ['evaluated_weights'],
   make: (groups, options) => new ScheduleFreeAdamW(groups, options),
 })

@@ -63,6 +63,7 @@ export const sophiaEntry = defineOptimizer({
   name: 'sophia',
   title: 'Sophia-G: steps by the curvature, cut off; needs --technique sophia_curvature',
   source: 'Liu et al., arXiv 2305.14342',
+  needs: { technique: 'sophia_curvature', why: 'it steps by a curvature that something must measure' },
   settings: {
     beta1: { default: 0.965, min: 0, max: 0.999999, help: 'decay of the momentum' },
     beta2: { default: 0.99, min: 0, max: 0.999999, help: 'decay of the curvature' },

@@ -6,7 +6,7 @@ import { linearTargets } from '../nn/linear_parts'
 import type { Module } from '../nn/module'
 import { Generator } from '../tensor/random'
 import { defineTechnique } from './technique'
-import { excludeTuning, isHead, trainOnly } from './train_only'
+import { isHead, trainOnly } from './train_only'
 
 export interface AdapterOptions {
   form: 'houlsby' | 'pfeiffer'
@@ -38,14 +38,16 @@ export const adapters = defineTechnique({
   source: 'Houlsby et al., arXiv 1902.00751; Pfeiffer et al., arXiv 2005.00247',
   settings: {
     form: { default: 'houlsby', choices: ['houlsby', 'pfeiffer'], help: 'two adapters a layer, or one after the feed-forward layer' },
-    bottleneck: { default: 16, min: 1, integer: true, help: 'width inside an adapter' },
+    bottleneck: { default: 16, min: 0, integer: true, help: 'width inside an adapter; 0: off' },
     deviation: { default: 1e-3, min: 0, help: 'of the weights at first' },
     seed: { default: 1, min: 0, integer: true, help: 'of the first weights' },
   },
-  excludes: excludeTuning('adapters'),
+  decides: ['trained_parameters'],
+  neutral: { settings: { bottleneck: 0 } },
   make: ({ form, bottleneck, deviation, seed }) => ({
+    after: ['distil'],
     adapt(model) {
-      addAdapters(model, { form: form as AdapterOptions['form'], bottleneck, deviation, generator: new Generator(seed) })
+      if (bottleneck > 0) addAdapters(model, { form: form as AdapterOptions['form'], bottleneck, deviation, generator: new Generator(seed) })
     },
   }),
 })

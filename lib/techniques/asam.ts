@@ -14,6 +14,7 @@ export const asamEntry = defineTechnique({
     eta: { default: 0.01, min: 0, help: 'added to the size of every weight' },
     ...sharpnessSettings,
   },
-  excludes: Object.fromEntries(['looksam', 'm_sam'].map((name) => [name, 'both move the parameters before the gradient is taken'])),
+  decides: ['gradient_point'],
+  neutral: { settings: { rho: 0, same_format: true } },
   make: ({ redraw, ...values }) => sharpnessHooks(sharpnessOptions(values), redraw),
 })

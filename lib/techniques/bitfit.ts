@@ -2,7 +2,7 @@
 import { LeanformerError } from '../native/errors'
 import type { Module } from '../nn/module'
 import { defineTechnique } from './technique'
-import { excludeTuning, isHead, trainOnly } from './train_only'
+import { isHead, trainOnly } from './train_only'
 
 /** Freezes all but biases and heads; returns how many numbers are trained. @throws ERR_ARGUMENT for a model without biases */
 export function tuneBiases(model: Module<never, unknown>): number {
@@ -19,6 +19,8 @@ export const bitfit = defineTechnique({
   category: 'parameter-efficient tuning',
   source: 'Ben Zaken et al., arXiv 2106.10199',
   settings: {},
-  excludes: excludeTuning('bitfit'),
-  make: () => ({ adapt: (model) => void tuneBiases(model) }),
+  decides: ['trained_parameters'],
+  excludes: { fixup: 'its layers have no biases' },
+  neutral: { settings: {}, until: 'first update' },
+  make: () => ({ after: ['distil'], adapt: (model) => void tuneBiases(model) }),
 })

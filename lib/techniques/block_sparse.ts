@@ -13,14 +13,15 @@ export const blockSparse = defineTechnique({
   source: 'Child et al., arXiv 1904.10509; Beltagy et al., arXiv 2004.05150; Zaheer et al., arXiv 2007.14062',
   settings: {
     pattern: { default: 'local', choices: ['local', 'strided', 'fixed', 'longformer', 'bigbird'], help: 'which blocks are seen' },
-    window: { default: 256, min: 1, integer: true, help: 'tokens seen before (local, longformer), stride or stretch (strided, fixed)' },
+    window: { default: 256, min: 0, integer: true, help: 'tokens seen before (local, longformer), stride or stretch (strided, fixed); 0: off' },
     summary: { default: 8, min: 1, integer: true, help: 'last tokens of a stretch that later ones see (fixed)' },
     globals: { default: 1, min: 0, integer: true, help: 'first tokens that all see (longformer)' },
     random: { default: 3, min: 0, integer: true, help: 'random blocks a row (bigbird)' },
     block: { default: '64', choices: ['16', '32', '64', '128'], help: 'tokens of a block' },
     seed: { default: 0, min: 0, integer: true, help: 'of the random blocks' },
   },
-  excludes: { int8_attention: 'both replace attention' },
+  decides: ['attention_kernel'],
+  neutral: { settings: { window: 0 } },
   make: ({ pattern, window, summary, globals, random, block, seed }) => {
     const size = Number(block)
     const make: Record<string, (heads: number) => Pattern> = {
@@ -32,6 +33,7 @@ export const blockSparse = defineTechnique({
     }
     return {
       adapt(model) {
+        if (window === 0) return
         for (const attention of attentionLayers(model, 'block_sparse')) attention.kernel = blockSparseKernel(make[pattern](attention.heads), size)
       },
     }

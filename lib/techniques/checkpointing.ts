@@ -156,6 +156,7 @@ export const checkpointing = defineTechnique({
     every: { default: 1, min: 1, integer: true, help: 'layers of a stretch, for policy=every' },
     budget: { default: '', help: 'bytes that may be live on the device in a step, such as 64MiB, for policy=optimal' },
   },
+  neutral: { settings: { policy: 'none' } },
   make: ({ policy, every, budget }) => {
     if ((policy === 'optimal') !== (budget !== '')) {
       throw new LeanformerError('ERR_OPTION', `checkpointing: policy is ${policy} and budget is ${JSON.stringify(budget)}`, 'policy=optimal needs a budget, such as budget=64MiB, and the others have none')

@@ -15,7 +15,7 @@ export const csrAttention = defineTechnique({
   source: 'Child et al., arXiv 1904.10509; Beltagy et al., arXiv 2004.05150; Zaheer et al., arXiv 2007.14062; NVIDIA cuSPARSE',
   settings: {
     pattern: { default: 'longformer', choices: ['local', 'strided', 'longformer', 'bigbird'], help: 'which pairs are seen' },
-    window: { default: 128, min: 1, integer: true, help: 'tokens seen before (local, longformer), stride (strided)' },
+    window: { default: 128, min: 0, integer: true, help: 'tokens seen before (local, longformer), stride (strided); 0: off' },
     dilation: { default: 2, min: 1, integer: true, help: 'every so many-th token of the window, in every second head (longformer)' },
     globals: { default: 1, min: 0, integer: true, help: 'first tokens that all see (longformer)' },
     random: { default: 3, min: 0, integer: true, help: 'random blocks a row (bigbird)' },
@@ -23,9 +23,8 @@ export const csrAttention = defineTechnique({
     seed: { default: 0, min: 0, integer: true, help: 'of the random blocks' },
     by: { default: 'auto', choices: ['auto', 'list'], help: 'auto: by blocks where they are forecast to take less time' },
   },
-  excludes: Object.fromEntries(
-    ['block_sparse', 'sliding_window', 'int8_attention', 'linear_attention', 'favor', 'multi_kernel'].map((name) => [name, 'both replace attention']),
-  ),
+  decides: ['attention_kernel'],
+  neutral: { settings: { window: 0 } },
   make: ({ pattern, window, dilation, globals, random, block, seed, by }) => {
     const size = Number(block)
     const make: Record<string, (heads: number) => Pattern> = {
@@ -38,6 +37,7 @@ export const csrAttention = defineTechnique({
     const forecasts = new Map<string, AttentionForecast>()
     return {
       adapt(model) {
+        if (window === 0) return
         for (const attention of attentionLayers(model, 'csr_attention')) {
           const chosen = make[pattern](attention.heads)
           attention.kernel = by === 'list' ? csrKernel(chosen, size) : sparseKernel(chosen, size, (forecast) => forecasts.set(forecast.reason, forecast))

@@ -119,6 +119,7 @@ export function distillationLoss(
 ): Tensor {
   const { temperature = 2, kd = 0.5, ce = 0.5, cosine = 0, hidden = 0 } = weights
   const { ids, targets, inputs } = batch
+  if (ce === 1 && !kd && !cosine && !hidden) return student.headLoss(student.call(ids, inputs), targets, options)
   const wasTraining = teacher.training
   teacher.eval()
   const told = noGrad(() => {
@@ -178,6 +179,7 @@ export const distil = defineTechnique({
     hidden: { default: 0, min: 0, help: 'weight of the squared distance of inner hidden states' },
     copy: { default: true, help: "start from the teacher's embeddings, head and evenly chosen layers" },
   },
+  neutral: { settings: { kd: 0, ce: 1, cosine: 0, hidden: 0, copy: false } },
   make: ({ teacher: path, copy, ...weights }) => {
     let teacher: DistillableModel | null = null
     return {

@@ -33,11 +33,12 @@ export const emaEntry = defineTechnique({
   category: 'optimisation',
   source: 'Polyak and Juditsky 1992; Izmailov et al., arXiv 1803.05407',
   settings: {
-    decay: { default: 0.999, min: 0, max: 0.9999999, help: 'share of the average kept at each update' },
+    decay: { default: 0.999, min: 0, max: 0.9999999, help: 'share of the average kept at each update; 0: off' },
     ramp: { default: false, help: 'start with a small decay instead of taking the bias out' },
     start: { default: 0, min: 0, integer: true, help: 'updates before the averaging begins' },
   },
-  excludes: { swa: 'both replace the weights that are evaluated' },
+  decides: ['evaluated_weights'],
+  neutral: { settings: { decay: 0 } },
   make: ({ start, ...options }) => {
     let parameters: Map<string, Parameter>
     let optimizer: Optimizer
@@ -48,7 +49,7 @@ export const emaEntry = defineTechnique({
         next()
         // An update that turns out to be skipped is taken out of the optimiser's count before the next one.
         const t = optimizer.steps - start
-        if (t < 1) return
+        if (t < 1 || options.decay === 0) return
         averages ??= startAverages(parameters)
         updateAverages(averages, parameters, emaRate(t, options), context.clip)
       },

@@ -11,17 +11,13 @@ export const favor = defineTechnique({
   category: 'attention',
   source: 'Choromanski et al., arXiv 2009.14794',
   settings: {
-    features: { default: 256, min: 1, integer: true, help: 'random features a head; d ln d is enough, 266 for 64' },
+    features: { default: 256, min: 0, integer: true, help: 'random features a head; d ln d is enough, 266 for 64; 0: off' },
     redraw: { default: 1000, min: 0, integer: true, help: 'steps between draws of the directions; 0: never' },
     eps: { default: 1e-6, min: 0, help: 'added to features where attention is not causal' },
     seed: { default: 0, min: 0, integer: true, help: 'of the directions' },
   },
-  excludes: {
-    linear_attention: 'both replace attention',
-    block_sparse: 'both replace attention',
-    sliding_window: 'both replace attention',
-    int8_attention: 'both replace attention',
-  },
+  decides: ['attention_kernel'],
+  neutral: { settings: { features: 0 } },
   make: ({ features, redraw, eps, seed }) => {
     let draw = 0
     const drawn = new Map<string, Float64Array>()
@@ -36,6 +32,7 @@ export const favor = defineTechnique({
     }
     return {
       adapt(model) {
+        if (features === 0) return
         for (const [layer, attention] of attentionLayers(model, 'favor').entries()) {
           attention.kernel = favorKernel((like) => directionsLike(like, directionsOf(layer, like.shape[3]), features), eps)
         }

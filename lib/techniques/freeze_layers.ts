@@ -5,14 +5,14 @@ import type { Module } from '../nn/module'
 import { layersOf } from './layers'
 import { defineTechnique, type TrainingRun } from './technique'
 
-/** Stops or resumes training of the first `count` layers and of the embeddings below them. */
+/** Stops training of the first `count` layers and of the embeddings below them; what was frozen before stays so. */
 export function freezeLayers(model: Module<never, unknown>, count: number): void {
-  const layers = layersOf(model, 'freeze_layers')
-  for (const [i, layer] of layers.entries()) for (const parameter of layer.parameters()) parameter.trainable = i >= count
+  if (count === 0) return
+  for (const layer of layersOf(model, 'freeze_layers').slice(0, count)) for (const parameter of layer.parameters()) parameter.trainable = false
   const { config } = model as { config?: { tiedHead?: boolean } }
   for (const [name, parameter] of model.namedParameters()) {
     const embeds = /^(token|position|type|patch)_embedding(\.|$)/.test(name)
-    if (embeds && !(name.startsWith('token') && config?.tiedHead)) parameter.trainable = count === 0
+    if (embeds && !(name.startsWith('token') && config?.tiedHead)) parameter.trainable = false
   }
 }
 
@@ -26,6 +26,7 @@ export const freezeLayersTechnique = defineTechnique({
     from: { default: 0.5, min: 0, max: 1, help: 'share of the steps after which they stop' },
     gradually: { default: false, help: 'one after another between then and the end' },
   },
+  neutral: { settings: { layers: 0 } },
   make: ({ layers, from, gradually }) => {
     let run: TrainingRun | undefined
     let [frozen, known] = [0, 0]

@@ -41,7 +41,9 @@ export function growDepth(model: GPT, how: DepthGrowth, optimizer?: Optimizer): 
   }
   for (const [i, block] of model.blocks.entries()) {
     block.training = model.training
-    if (i >= before) for (const [, module] of block.namedModules()) module.training = model.training
+    if (i < before) continue
+    for (const [, module] of block.namedModules()) module.training = model.training
+    block.attention.kernel = model.blocks[i - before].attention.kernel
   }
   if (optimizer) growState(model, optimizer, renamed, how)
 }

@@ -6,7 +6,7 @@ import { linearTargets, type LinearPart } from '../nn/linear_parts'
 import type { Module } from '../nn/module'
 import { Rescale } from '../nn/rescale'
 import { defineTechnique } from './technique'
-import { excludeTuning, trainOnly } from './train_only'
+import { trainOnly } from './train_only'
 
 export interface IA3Options {
   /** Which matrices; default those named k, v and down. */
@@ -55,6 +55,7 @@ export const ia3 = defineTechnique({
   category: 'parameter-efficient tuning',
   source: 'Liu et al., arXiv 2205.05638',
   settings: {},
-  excludes: excludeTuning('ia3'),
-  make: () => ({ adapt: (model) => void addIA3(model) }),
+  decides: ['trained_parameters'],
+  neutral: { settings: {}, until: 'first update' },
+  make: () => ({ after: ['distil'], adapt: (model) => void addIA3(model) }),
 })

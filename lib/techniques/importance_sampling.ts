@@ -52,7 +52,9 @@ export const importanceSamplingEntry = defineTechnique({
     every: { default: 10, min: 1, integer: true, help: 'steps between scores while it is off' },
     seed: { default: 0, min: 0, integer: true, help: 'of the draws' },
   },
-  excludes: { selective_backprop: 'both choose the rows of a step' },
+  decides: ['step_rows'],
+  excludes: { distil: 'rows of a distillation have no weights' },
+  neutral: { settings: { threshold: 1e9 } },
   make: ({ score, pool, threshold, smoothing, momentum, every, seed }) => {
     let run: TrainingRun
     let growth = 1

@@ -30,6 +30,8 @@ export const int8Attention = defineTechnique({
   category: 'attention',
   source: 'Zhang et al., SageAttention, arXiv 2410.02367',
   settings: {},
+  decides: ['attention_kernel'],
+  neutral: 'none: rounding to 8 bits has no strength',
   make: () => ({
     adapt(model) {
       for (const layer of attentionLayers(model, 'int8_attention')) layer.kernel = int8Kernel

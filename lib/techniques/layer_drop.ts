@@ -29,13 +29,15 @@ export const layerDrop = defineTechnique({
   category: 'incremental',
   source: 'Fan et al., arXiv 1909.11556',
   settings: { p: { default: 0.2, min: 0, max: 0.9, help: 'probability of leaving a layer out; 0.5 where half of them will go' } },
-  excludes: { progressive_layer_dropping: 'both decide which layers are there' },
+  decides: ['present_layers'],
+  neutral: { settings: { p: 0 } },
   make: ({ p }) => {
     const setRules = (model: TrainingRun['model']) =>
       setDepthRules(model, 'layer_drop', () => (p === 0 ? null : { keep: 1 - p, unit: 'layer', per: 'batch', rescale: 'none' }))
     let run: TrainingRun | undefined
     return {
       after: ['progressive_stacking'],
+      mayLeaveOutAll: true,
       adapt: setRules,
       setup(given) {
         run = given

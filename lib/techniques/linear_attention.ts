@@ -24,7 +24,8 @@ export const linearAttention = defineTechnique({
   category: 'attention',
   source: 'Katharopoulos et al., arXiv 2006.16236',
   settings: {},
-  excludes: { block_sparse: 'both replace attention', sliding_window: 'both replace attention', int8_attention: 'both replace attention' },
+  decides: ['attention_kernel'],
+  neutral: 'none: it is another kind of attention',
   make: () => ({
     adapt(model) {
       for (const attention of attentionLayers(model, 'linear_attention')) attention.kernel = linearKernel

@@ -10,8 +10,8 @@ import { sum } from '../ops/reductions'
 import { reshape } from '../ops/reshape'
 import { keep, scope } from '../tensor/scope'
 import type { Tensor } from '../tensor/tensor'
-import { sharpnessAwareGradients, sharpnessOptions, sharpnessSettings, withGradients } from './sam'
-import { defineTechnique } from './technique'
+import { inside, sharpnessAwareGradients, sharpnessOptions, sharpnessSettings, withGradients } from './sam'
+import { defineTechnique, type TrainingRun } from './technique'
 
 const norm = (tensors: Tensor[]) => reshape(clipGradNorm(tensors, { maxNorm: 0 }).norm, [])
 const dot = (a: Tensor[], b: Tensor[]) => a.map((x, i) => sum(mul(x, b[i]))).reduce((x, y) => add(x, y))
@@ -46,13 +46,17 @@ export const lookSamEntry = defineTechnique({
     alpha: { default: 0.7, min: 0, help: 'weight of the remembered direction in the other steps' },
     ...sharpnessSettings,
   },
+  decides: ['gradient_point'],
+  neutral: { settings: { rho: 0, same_format: true } },
   make: ({ every, alpha, redraw, ...values }) => {
     const options = sharpnessOptions(values)
-    let parameters: Map<string, Parameter>
+    let run: TrainingRun
     let across = new Map<string, Tensor>()
     return {
-      setup: (run) => void (parameters = run.parameters),
+      after: inside,
+      setup: (given) => void (run = given),
       step(next, context) {
+        const { parameters } = run
         const measures = context.step % every === 0 || across.size === 0
         withGradients(
           context,
@@ -60,6 +64,7 @@ export const lookSamEntry = defineTechnique({
             if (!measures) {
               plain(which)
               const named = [...parameters].filter(([name, { grad }]) => grad && across.has(name))
+              if (!named.length) return
               const grads = named.map(([, { grad }]) => grad!)
               noGrad(() => scope(() => replaceGradients(named, reuseAcross(grads, named.map(([name]) => across.get(name)!), alpha))))
               return
@@ -73,6 +78,7 @@ export const lookSamEntry = defineTechnique({
             }
             sharpnessAwareGradients(parameters, both, options)
             const named = [...parameters].filter(([name, { grad }]) => grad && before.has(name))
+            if (!named.length) return
             const old = [...across.values()]
             noGrad(() =>
               scope(() => {

@@ -9,7 +9,7 @@ import type { Module } from '../nn/module'
 import { NF4Weight, type NF4Options } from '../nn/nf4'
 import { Generator } from '../tensor/random'
 import { defineTechnique } from './technique'
-import { excludeTuning, parseTargets, trainOnly } from './train_only'
+import { parseTargets, trainOnly } from './train_only'
 
 export interface LoRAOptions extends LowRankOptions {
   /** Names of matrices: q, k, v, out, gate, up, down, or those of other linear layers, such as classifier; or a choice. */
@@ -67,7 +67,7 @@ export const lora = defineTechnique({
   category: 'parameter-efficient tuning',
   source: 'Hu et al., arXiv 2106.09685; rsLoRA 2312.03732; DoRA 2402.09353; QLoRA 2305.14314',
   settings: {
-    rank: { default: 8, min: 1, integer: true, help: 'rank of the change of each matrix' },
+    rank: { default: 8, min: 0, integer: true, help: 'rank of the change of each matrix; 0: off' },
     alpha: { default: 0, min: 0, help: 'the change is scaled by alpha / rank; 0: alpha = rank' },
     dropout: { default: 0, min: 0, max: 0.99, help: 'on the input of the low-rank path alone' },
     targets: { default: 'q+v', help: 'all, or some of q, k, v, out, gate, up, down joined by +' },
@@ -76,9 +76,12 @@ export const lora = defineTechnique({
     base: { default: 'f32', choices: ['f32', 'nf4', 'nf4_single'], help: 'format of the frozen matrices: nf4 with 8-bit scales, nf4_single with f32 scales' },
     seed: { default: 1, min: 0, integer: true, help: 'of the first A' },
   },
-  excludes: excludeTuning('lora'),
+  decides: ['trained_parameters'],
+  neutral: { settings: { rank: 0 } },
   make: ({ rank, alpha, dropout, targets, rslora, dora, base, seed }) => ({
+    after: ['distil'],
     adapt(model) {
+      if (rank === 0) return
       if (base !== 'f32') packNF4(model, { doubleQuantisation: base === 'nf4' })
       const options = { rank, dropout, rankStabilised: rslora, magnitudes: dora, generator: new Generator(seed) }
       addLoRA(model, { ...options, targets: parseTargets('lora', targets), ...(alpha ? { alpha } : {}) })

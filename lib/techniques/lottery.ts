@@ -11,7 +11,7 @@ import { writeSlice } from '../ops/slice'
 import type { Optimizer } from '../optim/optimizer'
 import { keep, scope } from '../tensor/scope'
 import type { Tensor } from '../tensor/tensor'
-import { gradientTechniques, maskableOf, maskedStep, Masks, sparseExcludes } from './masks'
+import { gradientTechniques, maskableOf, maskedStep, Masks, sparseInPlace } from './masks'
 import { defineTechnique } from './technique'
 
 /** Weights kept after a round that removes the share `rate` of `active` ones. */
@@ -71,7 +71,9 @@ export const lotteryEntry = defineTechnique({
     rewind: { default: 0.05, min: 0, max: 1, help: 'where in a training the weights are taken from; 0: the start' },
     scope: { default: 'global', choices: ['global', 'layer'], help: 'rank weights of all matrices together, or within each' },
   },
-  excludes: sparseExcludes('lottery'),
+  decides: sparseInPlace.decides,
+  excludes: { ...sparseInPlace.excludes, freeze_layers: 'what is rewound must be trained again' },
+  neutral: { settings: { rounds: 0 } },
   make: ({ rounds, rate, rewind, scope: scopeName }) => {
     let masks: Masks
     let parameters: Map<string, Parameter>

@@ -6,8 +6,8 @@ import { copy } from '../ops/copy'
 import { accumulate } from '../ops/accumulate'
 import type { Parameter } from '../nn/parameter'
 import type { Tensor } from '../tensor/tensor'
-import { sharpnessAwareGradients, sharpnessOptions, sharpnessSettings, withGradients } from './sam'
-import { defineTechnique } from './technique'
+import { inside, sharpnessAwareGradients, sharpnessOptions, sharpnessSettings, withGradients } from './sam'
+import { defineTechnique, type TrainingRun } from './technique'
 
 /** Adds up gradients that are computed one after the other: add() takes the present ones, finish() leaves the sum. */
 export class GradientSum {
@@ -39,17 +39,22 @@ export const mSamEntry = defineTechnique({
   category: 'optimisation',
   source: 'Foret et al., arXiv 2010.01412',
   settings: { rho: { default: 0.05, min: 0, help: 'radius of the ball in which the loss is looked at' }, ...sharpnessSettings },
-  excludes: { looksam: 'both move the parameters before the gradient is taken' },
+  decides: ['gradient_point'],
+  excludes: { noise_scale: 'its gradients are those of single micro-batches, at points of their own' },
+  neutral: { settings: { rho: 0, same_format: true } },
   make: ({ redraw, ...values }) => {
     const options = sharpnessOptions(values)
-    let parameters: Map<string, Parameter>
+    let run: TrainingRun
     return {
-      setup: (run) => void (parameters = run.parameters),
+      after: inside,
+      setup: (given) => void (run = given),
       step(next, context) {
+        if (options.rho === 0) return next()
         withGradients(
           context,
           (plain, which) => {
             const chosen = which?.only === undefined ? context.batches.map((_, i) => i) : [which.only]
+            const { parameters } = run
             const sum = new GradientSum(parameters)
             for (const only of chosen) {
               sharpnessAwareGradients(parameters, (second) => plain({ ...which, only, redraw: second ? redraw : which?.redraw }), options)

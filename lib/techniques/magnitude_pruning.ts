@@ -1,7 +1,7 @@
 // Gradual magnitude pruning: from `start` to `end` of the run, every `every` steps, the weights with the smallest |w| are
 // taken out so that the sparsity follows s_f + (s_i - s_f) (1 - u)^3 with u from 0 to 1. Pruned weights stay 0. Per matrix,
 // or by one threshold for all. Source: Zhu and Gupta, arXiv 1710.01878.
-import { gradientTechniques, maskableOf, maskedStep, Masks, sparseExcludes } from './masks'
+import { gradientTechniques, maskableOf, maskedStep, Masks, sparseInPlace } from './masks'
 import { defineTechnique } from './technique'
 
 /** The sparsity at u from 0 (the start of the pruning) to 1. */
@@ -22,7 +22,8 @@ export const magnitudePruningEntry = defineTechnique({
     every: { default: 100, min: 1, integer: true, help: 'steps between prunings' },
     scope: { default: 'layer', choices: ['layer', 'global'], help: 'rank weights within each matrix, or all together' },
   },
-  excludes: sparseExcludes('magnitude_pruning'),
+  ...sparseInPlace,
+  neutral: { settings: { sparsity: 0 } },
   make: ({ sparsity, start, end, every, scope }) => {
     let masks: Masks
     let first = 0

@@ -206,11 +206,16 @@ export function maskedStep(masks: Masks, next: () => void, context: StepContext,
   masks.apply()
 }
 
-/** What sparse techniques cannot be combined with: each other, and state that has no zero to be set to. */
-export function sparseExcludes(own: string): Record<string, string> {
-  const others = ['rigl', 'set', 'magnitude_pruning', 'movement_pruning', 'sr_ste', 'lottery'].filter((name) => name !== own)
-  return {
-    ...Object.fromEntries(others.map((name) => [name, 'both decide which weights are zero'])),
-    adamw_8bit: 'its 8-bit state cannot be masked',
-  }
-}
+/** What sparse techniques say of combinations. */
+export const sparse = {
+  decides: ['zero_weights'],
+  excludes: {
+    trained_parameters: 'the weights that masks are found for are frozen',
+    progressive_stacking: 'layers that come later have no masks',
+    ema: 'averages of weights under changing masks are not sparse',
+    swa: 'averages of weights under changing masks are not sparse',
+  },
+} as const
+
+/** Those of them that mask the weights in place, and the optimiser's state with them. */
+export const sparseInPlace = { ...sparse, excludes: { ...sparse.excludes, adamw_8bit: 'its 8-bit state cannot be masked' } } as const

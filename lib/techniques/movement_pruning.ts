@@ -11,7 +11,7 @@ import { mul, mulScalar } from '../ops/elementwise'
 import { adam } from '../optim/adam'
 import { keep } from '../tensor/scope'
 import type { Tensor } from '../tensor/tensor'
-import { keepLargest, maskableOf, sparseExcludes } from './masks'
+import { keepLargest, maskableOf, sparse } from './masks'
 import { cubicSparsity } from './magnitude_pruning'
 import { substitutedStep } from './sr_ste'
 import { defineTechnique } from './technique'
@@ -32,7 +32,14 @@ export const movementPruningEntry = defineTechnique({
     end: { default: 0.8, min: 0, max: 1, help: 'share of the run at which it is done' },
     score_lr: { default: 0.01, min: 0, help: 'learning rate of the scores' },
   },
-  excludes: sparseExcludes('movement_pruning'),
+  decides: [...sparse.decides, 'evaluated_weights'],
+  excludes: {
+    ...sparse.excludes,
+    gradient_point: 'scores would be updated twice a step',
+    noise_scale: 'scores would be updated with each micro-batch',
+    sophia_curvature: 'the curvature would be that of the weights without masks',
+  },
+  neutral: { settings: { kept: 1 } },
   make: ({ kept, start, end, score_lr: scoreRate }) => {
     let parameters: Map<string, Parameter>
     let steps = 1

@@ -59,9 +59,8 @@ export const multiKernelTechnique = defineTechnique({
     share: { default: 0.5, min: 0, max: 1, help: 'share of the key-value heads, the first ones of each layer; 0: none' },
     window: { default: 64, min: 1, integer: true, help: 'tokens seen by kernel=window' },
   },
-  excludes: Object.fromEntries(
-    ['favor', 'linear_attention', 'block_sparse', 'sliding_window', 'int8_attention'].map((name) => [name, 'both replace attention']),
-  ),
+  decides: ['attention_kernel'],
+  neutral: { settings: { share: 0 } },
   make: ({ kernel, share, window }) => ({
     adapt(model) {
       if (share === 0) return

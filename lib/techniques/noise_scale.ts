@@ -6,7 +6,6 @@
 // Source: McCandlish et al., arXiv 1812.06162, appendix A.
 import { noGrad } from '../autograd/tape'
 import { LeanformerError } from '../native/errors'
-import type { Parameter } from '../nn/parameter'
 import { cast } from '../ops/cast'
 import { clipGradNorm } from '../ops/clip'
 import { add, mulScalar, square, sub } from '../ops/elementwise'
@@ -16,7 +15,7 @@ import { keep, scope } from '../tensor/scope'
 import type { Tensor } from '../tensor/tensor'
 import { GradientSum } from './m_sam'
 import { withGradients } from './sam'
-import { defineTechnique, type Technique } from './technique'
+import { defineTechnique, type Technique, type TrainingRun } from './technique'
 
 export interface NoiseEstimate {
   /** tr(S): the summed variance of one example's gradient. */
@@ -46,9 +45,10 @@ export const noiseScaleEntry = defineTechnique({
   title: 'Gradient noise scale: recommends a batch size',
   category: 'large batch',
   source: 'McCandlish et al., arXiv 1812.06162',
-  settings: { every: { default: 10, min: 1, integer: true, help: 'steps between measurements' } },
+  settings: { every: { default: 10, min: 0, integer: true, help: 'steps between measurements; 0: never' } },
+  neutral: { settings: { every: 0 } },
   make: ({ every }) => {
-    let parameters: Map<string, Parameter>
+    let run: TrainingRun
     let count = 0
     let sizes = { tokens: 0, context: 1 }
     // Averages of tr(S) and |G|^2 on the device, so that measuring never waits.
@@ -71,9 +71,10 @@ export const noiseScaleEntry = defineTechnique({
     }
 
     const technique: Omit<Technique, 'name'> & { measured(): Promise<NoiseMeasurement> } = {
-      setup: (run) => void (parameters = run.parameters),
+      setup: (given) => void (run = given),
       measured,
       step(next, context) {
+        if (every === 0) return next()
         const { batches, step, lossScale } = context
         if (batches.length < 2) {
           throw new LeanformerError(
@@ -85,10 +86,14 @@ export const noiseScaleEntry = defineTechnique({
         const tokens = batches.reduce((total, batch) => total + batch.tokens, 0)
         sizes = { tokens, context: batches[0].context }
         if (step % every !== 0) return next()
+        let measured = false
         withGradients(
           context,
           (plain, which) => {
-            if (which?.only !== undefined) return plain(which)
+            // A second gradient of the step is that of other weights.
+            if (measured || which?.only !== undefined) return plain(which)
+            measured = true
+            const { parameters } = run
             const sum = new GradientSum(parameters)
             const present = () => [...parameters.values()].flatMap(({ grad }) => grad ?? [])
             const squared = (factor: number) =>
@@ -97,10 +102,11 @@ export const noiseScaleEntry = defineTechnique({
             for (const [only, batch] of batches.entries()) {
               plain({ ...which, only })
               // A micro-batch's gradient is of its share of the step's mean.
-              if (batch.tokens > 0) squares.push(squared(tokens / batch.tokens))
+              if (batch.tokens > 0 && present().length) squares.push(squared(tokens / batch.tokens))
               sum.add()
             }
             sum.finish()
+            if (!squares.length) return
             const mean = noGrad(() => mulScalar(squares.reduce((a, b) => add(a, b)), 1 / squares.length))
             noGrad(() => scope(() => take(mean, squared(1), tokens / squares.length, tokens)))
           },

@@ -121,6 +121,7 @@ export const offload = defineTechnique({
     folder: { default: '', help: "where the file is made; default: the system's folder for temporary files" },
     piece: { default: '16MiB', help: 'bytes of the parameters that are updated at a time' },
   },
+  neutral: { settings: { state: 'none' } },
   make: ({ state, gradients, activations, folder, piece }) => {
     const places = { state, gradients, activations } as Record<'state' | 'gradients' | 'activations', Place>
     const options = { ...places, ...(folder ? { folder } : {}), piece: parseBytes('offload: piece', piece) }

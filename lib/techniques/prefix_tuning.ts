@@ -8,7 +8,7 @@ import { PositionalAttention } from '../nn/positional_attention'
 import { Prefix } from '../nn/prefix'
 import { Generator } from '../tensor/random'
 import { defineTechnique } from './technique'
-import { excludeTuning, trainOnly } from './train_only'
+import { trainOnly } from './train_only'
 
 /** The attention layers of a model, in their order. */
 export function attentionLayers(model: Module<never, unknown>): Attention[] {
@@ -38,9 +38,14 @@ export const prefix_tuning = defineTechnique({
   category: 'parameter-efficient tuning',
   source: 'Li and Liang, arXiv 2101.00190',
   settings: {
-    length: { default: 16, min: 0, integer: true, help: 'virtual tokens a layer; with learned positions the context must have room for them' },
+    length: { default: 16, min: 0, integer: true, help: 'virtual tokens a layer, 0: off; with learned positions the context must have room for them' },
     seed: { default: 1, min: 0, integer: true, help: 'of the first values' },
   },
-  excludes: excludeTuning('prefix_tuning'),
-  make: ({ length, seed }) => ({ adapt: (model) => void addPrefix(model, { length, generator: new Generator(seed) }) }),
+  decides: ['trained_parameters'],
+  excludes: { convit: 'gated positional attention has no place for a prefix' },
+  neutral: { settings: { length: 0 } },
+  make: ({ length, seed }) => ({
+    after: ['distil'],
+    adapt: (model) => void (length > 0 && addPrefix(model, { length, generator: new Generator(seed) })),
+  }),
 })

@@ -27,10 +27,13 @@ export const progressiveLayerDropping = defineTechnique({
     end: { default: 0.5, min: 0.01, max: 1, help: 'theta at the end; 1 drops nothing' },
     gamma: { default: 0, min: 0, help: 'how fast theta falls; 0: 100 / steps' },
   },
+  decides: ['present_layers'],
+  neutral: { settings: { end: 1 } },
   make: ({ end, gamma }) => {
     let run: TrainingRun | undefined
     return {
       after: ['progressive_stacking'],
+      mayLeaveOutAll: true,
       setup(given) {
         run = given
       },

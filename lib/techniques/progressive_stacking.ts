@@ -24,14 +24,16 @@ export const progressiveStacking = defineTechnique({
   category: 'incremental',
   source: 'Gong et al., ICML 2019, PMLR 97:2337',
   settings: {
-    doublings: { default: 1, min: 1, max: 8, integer: true, help: 'how often the layers double' },
+    doublings: { default: 1, min: 0, max: 8, integer: true, help: 'how often the layers double; 0: off' },
     at: { default: 0.3, min: 0, max: 1, help: 'share of the steps after which the model is whole' },
     how: { default: 'stack', choices: ['stack', 'identity'], help: 'new layers are copies, or start as the identity' },
   },
   excludes: {
     ema: 'an average has no weights for layers that come later',
     swa: 'an average has no weights for layers that come later',
+    ...Object.fromEntries(['lora', 'adapters', 'ia3', 'prefix_tuning'].map((name) => [name, 'layers that come later would have no adapters'])),
   },
+  neutral: { settings: { doublings: 0 } },
   make: ({ doublings, at, how }) => {
     let run: TrainingRun | undefined
     let done = 0

@@ -10,7 +10,7 @@ import { hostRandom } from '../tensor/random'
 import { scope } from '../tensor/scope'
 import { tensor } from '../tensor/tensor'
 import { defineTechnique } from './technique'
-import { excludeTuning, trainOnly } from './train_only'
+import { trainOnly } from './train_only'
 
 /** Freezes the model and gives it a prompt of `length` vectors; returns how many numbers are trained. */
 export function addPrompt(model: Module<never, unknown>, { length, seed = 1 }: { length: number; seed?: number }): number {
@@ -37,9 +37,13 @@ export const prompt_tuning = defineTechnique({
   category: 'parameter-efficient tuning',
   source: 'Lester et al., arXiv 2104.08691',
   settings: {
-    length: { default: 20, min: 1, integer: true, help: 'vectors; with learned positions the context must have room for them' },
+    length: { default: 20, min: 0, integer: true, help: 'vectors, 0: off; with learned positions the context must have room for them' },
     seed: { default: 1, min: 0, integer: true, help: 'of the tokens they start as' },
   },
-  excludes: excludeTuning('prompt_tuning'),
-  make: ({ length, seed }) => ({ adapt: (model) => void addPrompt(model, { length, seed }) }),
+  decides: ['trained_parameters'],
+  neutral: { settings: { length: 0 } },
+  make: ({ length, seed }) => ({
+    after: ['distil'],
+    adapt: (model) => void (length > 0 && addPrompt(model, { length, seed })),
+  }),
 })

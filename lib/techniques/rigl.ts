@@ -9,7 +9,7 @@ import { cast } from '../ops/cast'
 import { scope } from '../tensor/scope'
 import type { Parameter } from '../nn/parameter'
 import type { Optimizer } from '../optim/optimizer'
-import { dropAndGrow, gradientTechniques, maskableOf, maskedStep, Masks, sparseExcludes } from './masks'
+import { dropAndGrow, gradientTechniques, maskableOf, maskedStep, Masks, sparseInPlace } from './masks'
 import { defineTechnique } from './technique'
 
 /** Share of the kept weights that are replaced at step t. */
@@ -82,7 +82,8 @@ export const riglEntry = defineTechnique({
     alpha: { default: 0.3, min: 0, max: 1, help: 'share of the weights replaced at first' },
     stop: { default: 0.75, min: 0, max: 1, help: 'share of the run after which masks stay' },
   },
-  excludes: sparseExcludes('rigl'),
+  ...sparseInPlace,
+  neutral: { settings: { density: 1 } },
   make: ({ density, distribution, seed, every, alpha, stop }) => {
     let masks: Masks
     let end = 0

@@ -10,7 +10,7 @@ import type { Parameter } from '../nn/parameter'
 import { membersOf, updateGroup } from '../optim/group'
 import { keep } from '../tensor/scope'
 import { run } from '../tensor/tensor'
-import { defineTechnique, type GradientOptions, type StepContext } from './technique'
+import { defineTechnique, type GradientOptions, type StepContext, type TrainingRun } from './technique'
 
 export interface SharpnessOptions {
   /** Radius of the ball in which the loss is looked at. */
@@ -27,6 +27,7 @@ export interface SharpnessOptions {
 export function ascend(parameters: Map<string, Parameter>, options: SharpnessOptions): () => void {
   const { rho, eta, include = () => true, sameFormat = false } = options
   const named = [...parameters].filter(([name, { grad }]) => grad !== null && include(name))
+  if (!named.length) return () => {}
   return noGrad(() => {
     const formats = [...parameters.values()].map((parameter) => ({ parameter, format: parameter.copy?.dtype }))
     if (!sameFormat) for (const { parameter, format } of formats) if (format) parameter.setComputeDType(parameter.tensor.dtype)
@@ -82,20 +83,22 @@ export function sharpnessOptions(values: { rho: number; only_norms: boolean; sam
   return { rho, eta, sameFormat, include: onlyNorms ? (name) => /(^|\.)norm\w*\./.test(name) : undefined }
 }
 
+/** What acts on every gradient of a step, or looks at the first one, must come before. */
+export const inside = ['noise_scale', 'sr_ste'] as const
+
 /** The hooks of a technique that takes the gradients of a whole step at the perturbed point. */
 export function sharpnessHooks(options: SharpnessOptions, redraw: boolean) {
-  let parameters: Map<string, Parameter>
+  let run: Pick<TrainingRun, 'parameters'>
   return {
-    setup: (run: { parameters: Map<string, Parameter> }) => void (parameters = run.parameters),
+    after: inside,
+    setup: (given: Pick<TrainingRun, 'parameters'>) => void (run = given),
     step(next: () => void, context: StepContext) {
       const both = (plain: StepContext['gradients'], which?: GradientOptions) =>
-        sharpnessAwareGradients(parameters, (second) => plain(second && redraw ? { ...which, redraw } : which), options)
+        sharpnessAwareGradients(run.parameters, (second) => plain(second && redraw ? { ...which, redraw } : which), options)
       withGradients(context, both, next)
     },
   }
 }
-
-const others = ['asam', 'looksam', 'm_sam']
 
 export const samEntry = defineTechnique({
   name: 'sam',
@@ -103,6 +106,7 @@ export const samEntry = defineTechnique({
   category: 'optimisation',
   source: 'Foret et al., arXiv 2010.01412',
   settings: { rho: { default: 0.05, min: 0, help: 'radius of the ball in which the loss is looked at' }, ...sharpnessSettings },
-  excludes: Object.fromEntries(others.map((name) => [name, 'both move the parameters before the gradient is taken'])),
+  decides: ['gradient_point'],
+  neutral: { settings: { rho: 0, same_format: true } },
   make: ({ redraw, ...values }) => sharpnessHooks(sharpnessOptions(values), redraw),
 })

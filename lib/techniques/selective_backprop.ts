@@ -35,6 +35,8 @@ export const selectiveBackpropEntry = defineTechnique({
     unbiased: { default: false, help: 'weight rows by the inverse of their probability' },
     seed: { default: 0, min: 0, integer: true, help: 'of the choices' },
   },
+  decides: ['step_rows'],
+  neutral: { settings: { beta: 0 } },
   make: ({ beta, history, least, unbiased, seed }) => {
     let run: TrainingRun
     let losses: number[] = []
@@ -46,9 +48,15 @@ export const selectiveBackpropEntry = defineTechnique({
         const needed = batches.reduce((sum, { batch }) => sum + batch, 0)
         const random = hostRandom({ seed, offset: step })
         const kept: { batch: Batch; row: number; weight: number }[] = []
+        const refused: { batch: Batch; row: number; weight: number }[] = []
         let seen = 0
         for (let i = 0; kept.length < needed; ++i) {
-          if (i >= 64) throw new LeanformerError('ERR_OPTION', `selective_backprop: too few rows are kept with beta ${beta}`, 'give a smaller beta or a larger least')
+          if (i >= 64) {
+            // Those that were most likely to be kept, unless weights would then be wrong.
+            if (unbiased) throw new LeanformerError('ERR_OPTION', `selective_backprop: too few rows are kept with beta ${beta}`, 'give a smaller beta or a larger least')
+            kept.push(...refused.sort((a, b) => a.weight - b.weight).slice(0, needed - kept.length))
+            break
+          }
           const batch = i < batches.length ? batches[i] : draw(i)
           const scores = await rowScores(run, batch, 'loss')
           const probabilities = keepProbabilities(scores, losses, beta, least)
@@ -56,7 +64,8 @@ export const selectiveBackpropEntry = defineTechnique({
           rowsOf([batch]).forEach((row, k) => {
             if (kept.length === needed) return
             seen++
-            if (random.uniform() < probabilities[k]) kept.push({ ...row, weight: 1 / probabilities[k] })
+            const chosen = random.uniform() < probabilities[k] ? kept : refused
+            chosen.push({ ...row, weight: 1 / probabilities[k] })
           })
         }
         counts = { seen: counts.seen + seen, kept: counts.kept + needed }

@@ -41,6 +41,7 @@ export const sequenceWarmup = defineTechnique({
     share: { default: 0.3, min: 0, max: 1, help: 'share of the steps until windows are whole; 0: at once' },
     multiple: { default: 8, min: 1, integer: true, help: 'lengths are multiples of it' },
   },
+  neutral: { settings: { share: 0 } },
   make: ({ start, share, multiple }) => {
     let run: TrainingRun | undefined
     return {

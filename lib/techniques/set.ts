@@ -7,7 +7,7 @@ import { rand, randn } from '../ops/random'
 import { writeSlice } from '../ops/slice'
 import { Generator } from '../tensor/random'
 import { scope } from '../tensor/scope'
-import { dropAndGrow, maskedStep, type Masks, sparseExcludes } from './masks'
+import { dropAndGrow, maskedStep, type Masks, sparseInPlace } from './masks'
 import { densitySettings, startMasks } from './rigl'
 import { defineTechnique } from './technique'
 
@@ -45,7 +45,8 @@ export const setEntry = defineTechnique({
     zeta: { default: 0.3, min: 0, max: 1, help: 'share of the weights replaced' },
     std: { default: 0.02, min: 0, help: 'standard deviation of grown weights; 0: they start at 0' },
   },
-  excludes: sparseExcludes('set'),
+  ...sparseInPlace,
+  neutral: { settings: { density: 1 } },
   make: ({ density, distribution, seed, every, zeta, std }) => {
     let masks: Masks
     return {

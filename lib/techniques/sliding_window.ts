@@ -9,7 +9,8 @@ export const slidingWindow = defineTechnique({
   category: 'attention',
   source: 'Beltagy et al., arXiv 2004.05150',
   settings: { window: { default: 256, min: 0, integer: true, help: 'tokens seen, the own one among them; 0: all' } },
-  excludes: { block_sparse: 'both replace attention', int8_attention: 'both replace attention' },
+  decides: ['attention_kernel'],
+  neutral: { settings: { window: 0 } },
   make: ({ window }) => ({
     adapt(model) {
       if (window === 0) return

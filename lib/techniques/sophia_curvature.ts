@@ -34,6 +34,8 @@ export const sophiaCurvatureEntry = defineTechnique({
   category: 'optimisation',
   source: 'Liu et al., arXiv 2305.14342',
   settings: { interval: { default: 10, min: 1, integer: true, help: 'steps between measurements' } },
+  onlyWith: { kind: 'optimizer', name: 'sophia', why: 'it measures the curvature that sophia alone steps by' },
+  neutral: 'none: sophia cannot step without it',
   make: ({ interval }) => {
     let run: TrainingRun
     let optimizer: Sophia
@@ -53,7 +55,13 @@ export const sophiaCurvatureEntry = defineTechnique({
         if (step % interval === 0) {
           const tokens = batches.reduce((sum, batch) => sum + batch.tokens, 0)
           optimizer.zeroGrad()
-          for (const batch of batches) scope(() => backward(sampledLoss(run, batch, tokens)))
+          for (const batch of batches) {
+            scope(() => {
+              const loss = sampledLoss(run, batch, tokens)
+              // As in the trainer: with layers left out nothing may be trained.
+              if (loss.requiresGrad) backward(loss)
+            })
+          }
           optimizer.measure(tokens)
           optimizer.zeroGrad()
         }

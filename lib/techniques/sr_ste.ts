@@ -15,8 +15,8 @@ import { accumulate } from '../ops/accumulate'
 import { topK } from '../ops/sort'
 import { scope } from '../tensor/scope'
 import type { Tensor } from '../tensor/tensor'
-import { maskableOf, sparseExcludes } from './masks'
-import { defineTechnique, type StepContext } from './technique'
+import { maskableOf, sparse } from './masks'
+import { defineTechnique, type GradientOptions, type StepContext } from './technique'
 
 /** 1 at the n largest |w| of every m consecutive weights along the last axis, 0 elsewhere, in w's format. */
 export function groupMask(w: Tensor, n = 2, m = 4): Tensor {
@@ -35,7 +35,7 @@ export function substitutedStep(
   substitute: (name: string, parameter: Parameter) => Tensor,
   next: () => void,
   context: StepContext,
-  edit: () => void,
+  edit: (options?: GradientOptions) => void,
 ): void {
   const plain = context.gradients
   context.gradients = (options) => {
@@ -50,7 +50,7 @@ export function substitutedStep(
     } finally {
       for (const [parameter, format] of formats) parameter.setComputeDType(format)
     }
-    noGrad(() => scope(edit))
+    noGrad(() => scope(() => edit(options)))
   }
   try {
     next()
@@ -69,12 +69,15 @@ export const srSteEntry = defineTechnique({
     kept: { default: 2, min: 1, integer: true, help: 'weights kept of each group; all of them: off' },
     group: { default: 4, min: 2, integer: true, help: 'consecutive weights along the input that make a group' },
   },
-  excludes: sparseExcludes('sr_ste'),
+  decides: [...sparse.decides, 'evaluated_weights'],
+  excludes: { ...sparse.excludes, sophia_curvature: 'the curvature would be that of the weights without masks' },
+  neutral: { settings: { kept: 4 } },
   make: ({ decay, kept, group }) => {
     let parameters: Map<string, Parameter>
     const mask = (parameter: Parameter) => groupMask(parameter.tensor, kept, group)
     const masked = ({ tensor }: Parameter) => mul(tensor, groupMask(tensor, kept, group))
     return {
+      after: ['noise_scale'],
       setup(run) {
         parameters = maskableOf(run.parameters)
         const odd = [...parameters].find(([, { shape }]) => shape[shape.length - 1] % group !== 0)
@@ -84,12 +87,14 @@ export const srSteEntry = defineTechnique({
       },
       step(next, context) {
         if (kept >= group) return next()
-        substitutedStep(parameters, (_, parameter) => masked(parameter), next, context, () => {
+        substitutedStep(parameters, (_, parameter) => masked(parameter), next, context, (options) => {
+          // The gradient of one micro-batch is of its share alone.
+          const share = options?.only === undefined ? 1 : 1 / context.batches.length
           for (const parameter of parameters.values()) {
             const { tensor, grad } = parameter
             if (!grad || decay === 0) continue
             const outside = mul(tensor, sub(ones([], { dtype: tensor.dtype, device: tensor.device }), mask(parameter)))
-            accumulate(grad, mulScalar(outside, decay * context.lossScale))
+            accumulate(grad, mulScalar(outside, share * decay * context.lossScale))
           }
         })
       },

@@ -20,10 +20,8 @@ export const stochasticDepth = defineTechnique({
     per: { default: 'batch', choices: ['batch', 'sample'], help: 'one draw for the batch, or one for each sample' },
     form: { default: 'inverted', choices: ['inverted', 'original'], help: 'rescale in training, or in evaluation' },
   },
-  excludes: {
-    layer_drop: 'both decide which layers are there',
-    progressive_layer_dropping: 'both decide which layers are there',
-  },
+  decides: ['present_layers'],
+  neutral: { settings: { keep: 1 } },
   make: ({ keep, per, form }) => {
     const rescale = form === 'inverted' ? 'training' : 'evaluation'
     const setRules = (model: TrainingRun['model']) =>
@@ -33,6 +31,7 @@ export const stochasticDepth = defineTechnique({
     let run: TrainingRun | undefined
     return {
       after: ['progressive_stacking'],
+      mayLeaveOutAll: true,
       adapt: setRules,
       setup(given) {
         run = given

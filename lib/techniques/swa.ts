@@ -15,6 +15,8 @@ export const swaEntry = defineTechnique({
     start: { default: 0.75, min: 0, max: 1, help: 'share of the run before the averaging begins' },
     every: { default: 10, min: 1, integer: true, help: 'steps between the weights that are averaged' },
   },
+  decides: ['evaluated_weights'],
+  neutral: { settings: { start: 1 } },
   make: ({ start, every }) => {
     let parameters: Map<string, Parameter>
     let steps = 0

@@ -1,6 +1,6 @@
 // What every technique of this folder is: a name and optional hooks into a training run. The trainer knows no technique by
 // name. Each technique also has a plain functional form.
-import { resolveSettings, type Entry, type Settings, type Values } from '../catalog/entry'
+import { resolveSettings, type Combinable, type Entry, type Settings, type Values } from '../catalog/entry'
 import type { Module } from '../nn/module'
 import type { Parameter } from '../nn/parameter'
 import type { Optimizer } from '../optim/optimizer'
@@ -10,7 +10,8 @@ import type { Tensor } from '../tensor/tensor'
 export interface TrainingRun {
   model: Module<never, unknown>
   optimizer: Optimizer
-  parameters: Map<string, Parameter>
+  /** Of the model as it is now: it may grow. */
+  readonly parameters: Map<string, Parameter>
   /** Steps in all. */
   steps: number
   /** Learning rate by 0-based step. */
@@ -70,6 +71,10 @@ export interface GradientOptions {
 
 export interface Technique {
   name: string
+  /** What it can be combined with, of a technique of this folder. */
+  entry?: Combinable
+  /** A step may leave out all that is trained: then there is no gradient, which is no error. */
+  mayLeaveOutAll?: boolean
   /** Names of techniques that must come before this one. */
   after?: readonly string[]
   /** Its step() stands around those of all techniques that do not say this. */
@@ -109,14 +114,11 @@ export interface TechniqueEntry<S extends Settings = Settings> extends Entry<S> 
 
 /** Makes the entry that a technique's file exports; create() checks its settings. */
 export function defineTechnique<const S extends Settings>(
-  entry: Entry<S> & { make(values: Values<S>): Omit<Technique, 'name'> },
+  entry: Entry<S> & { make(values: Values<S>): Omit<Technique, 'name' | 'entry'> },
 ): TechniqueEntry<S> {
   const { make, ...rest } = entry
-  return {
-    ...rest,
-    kind: 'technique',
-    create: (settings) => ({ name: entry.name, ...make(resolveSettings(entry, settings)) }),
-  }
+  const whole = { ...rest, kind: 'technique' as const }
+  return { ...whole, create: (settings) => ({ name: entry.name, entry: whole, ...make(resolveSettings(entry, settings)) }) }
 }
 
 /** Techniques in an order that satisfies every `outermost` and `after`; otherwise as given. */

@@ -31,9 +31,3 @@ export function parseTargets(technique: string, text: string): string[] {
   }
   return names
 }
-
-/** The ways of tuning exclude each other: each decides alone what is trained. */
-export function excludeTuning(name: string): Record<string, string> {
-  const names = ['lora', 'adapters', 'ia3', 'bitfit', 'prompt_tuning', 'prefix_tuning']
-  return Object.fromEntries(names.filter((other) => other !== name).map((other) => [other, 'each decides alone which parameters are trained']))
-}

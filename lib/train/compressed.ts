@@ -15,7 +15,8 @@ import { loadParameters, writeTensors } from './pretrained'
 
 type Packing = { form: 'int'; bits: 8 | 4; group: number } | { form: 'nf4'; doubleQuantisation: boolean }
 
-interface Structure {
+/** What of a model's shape its configuration does not say. */
+export interface Structure {
   layers?: number
   /** By path, of every attention and feed-forward layer. */
   heads: Record<string, number>
@@ -23,7 +24,8 @@ interface Structure {
   packed: Record<string, Packing>
 }
 
-function structureOf(model: Module<never, unknown>): Structure {
+/** The present shape of a model. @throws ERR_ARGUMENT for a layer with an adapter */
+export function structureOf(model: Module<never, unknown>): Structure {
   const structure: Structure = { heads: {}, units: {}, packed: {} }
   const { blocks } = model as unknown as Partial<PrunableModel>
   if (blocks) structure.layers = blocks.length
@@ -50,16 +52,8 @@ export async function saveCompressed(folder: string, model: Module<never, unknow
   return [...tensors.values()].reduce((n, { size, dtype }) => n + size * (bytes[dtype] ?? 1), 0)
 }
 
-/** Builds the model of such a folder; `build` makes one of its class from its configuration. @throws ERR_IO, ERR_CHECKPOINT */
-export async function loadCompressed<M extends Module<never, unknown>>(folder: string, build: (config: never) => M): Promise<M> {
-  let saved: { config: never; structure: Structure }
-  try {
-    saved = JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as typeof saved
-  } catch (error) {
-    throw new LeanformerError('ERR_IO', `compressed: ${join(folder, 'config.json')} cannot be read: ${(error as Error).message}`, 'give a folder that saveCompressed wrote', { cause: error })
-  }
-  const { structure } = saved
-  const model = build(saved.config)
+/** Gives a model that was just built the shape that structureOf() found; its values are to be loaded then. */
+export function applyStructure(model: Module<never, unknown>, structure: Structure): void {
   if (structure.layers !== undefined) keepLayers(model as unknown as PrunableModel, first(structure.layers))
   for (const [path, each] of [...model.namedModules()]) {
     const module = each as unknown
@@ -72,6 +66,19 @@ export async function loadCompressed<M extends Module<never, unknown>>(folder: s
     const { tensor } = module.weight
     module.pack(packing.form === 'nf4' ? new NF4Weight(tensor, packing) : new IntWeight(tensor, packing))
   }
+}
+
+/** Builds the model of such a folder; `build` makes one of its class from its configuration. @throws ERR_IO, ERR_CHECKPOINT */
+export async function loadCompressed<M extends Module<never, unknown>>(folder: string, build: (config: never) => M): Promise<M> {
+  let saved: { config: never; structure: Structure }
+  try {
+    saved = JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as typeof saved
+  } catch (error) {
+    throw new LeanformerError('ERR_IO', `compressed: ${join(folder, 'config.json')} cannot be read: ${(error as Error).message}`, 'give a folder that saveCompressed wrote', { cause: error })
+  }
+  const { structure } = saved
+  const model = build(saved.config)
+  applyStructure(model, structure)
   await loadParameters(join(folder, 'model.safetensors'), model)
   return model
 }

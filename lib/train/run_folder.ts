@@ -10,6 +10,7 @@ import { join } from 'node:path'
 
 import { tokenizerFromJSON, type Tokenizer, type TokenizerJSON } from '../data/tokenizer'
 import { LeanformerError } from '../native/errors'
+import type { Structure } from './compressed'
 import type { StepRecord } from './metrics'
 
 export interface RunConfig {
@@ -18,6 +19,10 @@ export interface RunConfig {
   origins: Record<string, string>
   /** Of the text: a resumed run must read the same. */
   textSha256: string
+  /** Of a model that was made smaller, or that started from one. */
+  structure?: Structure
+  /** It was written by prune or quantise: no training to go on with. */
+  compressed?: boolean
 }
 
 export class RunFolder {

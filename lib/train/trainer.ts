@@ -1,6 +1,7 @@
 // The training loop: forward, backward, clip, update, over any number of micro-batches a step, with the loss and its
 // gradient exact per counted token however a batch is split. Steps are enqueued ahead of the device by one, never more,
 // so JavaScript does not wait and memory does not pile up. An async iterator of steps is the interface.
+import { checkCombination } from '../catalog/entry'
 import { noGrad } from '../autograd/tape'
 import { backward } from '../autograd/backward'
 import { LeanformerError } from '../native/errors'
@@ -9,6 +10,7 @@ import type { Module } from '../nn/module'
 import type { LinearCrossEntropyOptions } from '../ops/linear_cross_entropy'
 import { accumulate } from '../ops/accumulate'
 import { clipGradNorm } from '../ops/clip'
+import { zeros } from '../ops/creation'
 import { add } from '../ops/elementwise'
 import type { Optimizer } from '../optim/optimizer'
 import type { Schedule } from '../optim/schedule'
@@ -150,6 +152,8 @@ export class Trainer {
       }
     }
     this.scaler = this.options.precision === 'f16' ? (options.lossScaler ?? new LossScaler()) : null
+    const entries = this.options.techniques.map(({ name, entry }) => entry ?? { name })
+    checkCombination([...entries, ...(options.optimizer.entry ? [options.optimizer.entry] : [])])
     this.techniques = orderTechniques(this.options.techniques)
     this.random = { seed: this.options.seed, offset: 0 }
     options.model.setComputeDType(this.options.precision as DType)
@@ -157,7 +161,9 @@ export class Trainer {
       technique.setup?.({
         model: options.model,
         optimizer: options.optimizer,
-        parameters: options.model.namedParameters(),
+        get parameters() {
+          return options.model.namedParameters()
+        },
         steps: options.steps,
         schedule: options.schedule,
       })
@@ -330,7 +336,7 @@ export class Trainer {
     let batches: readonly Batch[] = this.stepBatches(step)
     for (const technique of this.techniques) {
       // Far beyond any index of the run itself.
-      const draw = (i: number) => data.batch(2 ** 31 + step * 64 + i) as Batch
+      const draw = (i: number) => this.changed(data.batch(2 ** 31 + step * 64 + i) as Batch, step)
       if (technique.prepare) batches = await technique.prepare(batches, { step, draw })
     }
     return batches
@@ -338,11 +344,12 @@ export class Trainer {
 
   private stepBatches(step: number): Batch[] {
     const { accumulate: count, data } = this.options
-    return Array.from({ length: count }, (_, i) => {
-      let batch = data.batch(step * count + i)
-      for (const technique of this.techniques) batch = technique.batch?.(batch, step) ?? batch
-      return batch
-    })
+    return Array.from({ length: count }, (_, i) => this.changed(data.batch(step * count + i), step))
+  }
+
+  /** A batch as the techniques want it. */
+  private changed(batch: Batch, step: number): Batch {
+    return this.techniques.reduce((each, technique) => technique.batch?.(each, step) ?? each, batch)
   }
 
   /**
@@ -356,7 +363,8 @@ export class Trainer {
       const loss = scope(() => {
         let value = this.batchLoss(batch, lossScale / tokens)
         for (const technique of this.techniques) value = technique.loss?.(value, step) ?? value
-        backward(value)
+        // With its layers left out, a frozen model has nothing to train.
+        if (value.requiresGrad || !this.techniques.some(({ mayLeaveOutAll }) => mayLeaveOutAll)) backward(value)
         return value.detach()
       })
       if (total) accumulate(total, loss)
@@ -404,10 +412,10 @@ export class Trainer {
         update: () => {
           loss = losses.reduce((sum, part) => (sum && part ? add(sum, part) : (sum ?? part)), null)
           const grads = model.parameters().flatMap((parameter) => parameter.grad ?? [])
-          const clipped = clipGradNorm(grads, { maxNorm: clip, unscale: 1 / lossScale })
-          norm = clipped.norm
-          ;(context as { clip: Tensor | null }).clip = clipped.clip
-          if (!context.hold) optimizer.step(context.lr, clipped.clip)
+          const clipped = grads.length ? clipGradNorm(grads, { maxNorm: clip, unscale: 1 / lossScale }) : null
+          norm = clipped ? clipped.norm : zeros([1], { device: this.device })
+          ;(context as { clip: Tensor | null }).clip = clipped?.clip ?? null
+          if (!context.hold) optimizer.step(context.lr, clipped?.clip)
           optimizer.zeroGrad()
         },
       }

@@ -22,6 +22,10 @@ export function weightedLoss(
   if (!predictor.logits) {
     throw new LeanformerError('ERR_OPTION', 'trainer: rows with weights need a model with logits()', 'leave out techniques that weight samples')
   }
+  // A loss that a technique put in the place of the model's own has no rows.
+  if (Object.hasOwn(model, 'loss')) {
+    throw new LeanformerError('ERR_OPTION', "trainer: rows with weights need the model's own loss, and a technique replaced it", 'leave out distil, or techniques that weight samples')
+  }
   const losses = crossEntropy(predictor.logits(ids, inputs), targets, { reduction: 'none' })
   const rows = cast(tensor(weights, [weights.length, 1], { device: ids.device }), losses.dtype)
   return mulScalar(sum(mul(losses, rows)), scale)

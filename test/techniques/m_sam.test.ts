@@ -15,10 +15,9 @@ test('with one micro-batch it is SAM bit for bit; with two it is another algorit
   expect(Math.abs(m.losses[3] - exact.losses[3])).toBeLessThan(0.05)
 })
 
-test('radius 0 is the run without it up to the order of sums', async () => {
+test('radius 0 is the run without it, bit for bit', async () => {
   const options = { steps: 4, accumulate: 2, config }
-  const [m, plain] = [await outcome([mSamEntry.create({ rho: 0 })], options), await outcome([], options)]
-  m.losses.forEach((loss, i) => expect(Math.abs(loss / plain.losses[i] - 1)).toBeLessThan(1e-5))
+  expect(await outcome([mSamEntry.create({ rho: 0 })], options)).toEqual(await outcome([], options))
 })
 
 test('resumes bit for bit', () => expectResume(() => [mSamEntry.create()], { steps: 5, accumulate: 2, config }))
