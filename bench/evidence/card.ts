@@ -34,6 +34,8 @@ export interface Card {
   options?: Options
   /** Both arms start from the weights of one run with these options, over the common ones. */
   pretrain?: Options
+  /** A run with these options, over the common ones, is trained first; {teacher} in a technique's text is its folder. */
+  teacher?: Options
   baseline: Arm
   technique: Arm
   /** In a sentence or two, for a reader who has seen the verdict. */

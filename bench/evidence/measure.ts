@@ -1,9 +1,11 @@
 // Runs the two arms of a card. Steps come from a forecast of the FLOPs, so that both spend the same FLOPs; the learning
 // rate is searched with a seed of its own; then every seed trains both arms, with the same data order and first weights.
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
+import { Writable } from 'node:stream'
 import { resolveTrainConfig } from '../../lib/cli/config'
+import { trainCommand } from '../../lib/cli/train'
 import { startTraining } from '../../lib/cli/training_run'
 import { loadTextDataset } from '../../lib/data/tokens'
 import { bitsPerByte } from '../../lib/train/metrics'
@@ -98,6 +100,18 @@ function weightsOf(options: Options): Promise<Checkpoint['tensors']> {
   return made
 }
 
+/** The run folder of a teacher, trained once for these options and this library. */
+async function teacherFolder(options: Options): Promise<string> {
+  const folder = cacheFile({ options }).replace(/\.json$/, '')
+  if (existsSync(path.join(folder, 'report.html'))) return folder
+  rmSync(folder, { recursive: true, force: true })
+  const quiet = new Writable({ write: (_chunk, _encoding, done) => done() })
+  const terminal = { stdout: quiet, stderr: quiet, env: {}, onInterrupt: () => () => {}, exit: () => {} }
+  const code = await trainCommand({ ...options, evalEvery: options.steps, out: folder }, startTraining, terminal)
+  if (code !== 0) throw new Error(`the teacher's training ended with ${code}`)
+  return folder
+}
+
 async function trainOnce({ options, pretrain }: Plan): Promise<RunResult> {
   const { values: config } = resolveTrainConfig({ flags: { ...options, evalEvery: options.steps } })
   const data = await loadTextDataset(config)
@@ -189,6 +203,10 @@ export async function measure(card: Card, seeds: number[], progress: (text: stri
   const shared = { ...commonOptions, ...card.options }
   const base = { ...shared, ...card.baseline.options }
   const other = { ...shared, ...card.technique.options }
+  if (card.teacher) {
+    const folder = await teacherFolder({ ...shared, ...card.teacher })
+    other.technique = other.technique?.map((text) => text.replace('{teacher}', folder))
+  }
   if (card.budget === 'flops') other.steps = await stepsFor(await forecast(base), { ...other, lr: card.technique.lr }, card.forecastOn)
   const pretrain = card.pretrain && { ...shared, ...card.pretrain }
   const baseline = await measureArm(card.baseline, { options: base, pretrain }, seeds, progress)
