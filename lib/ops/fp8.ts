@@ -1,0 +1,24 @@
+// The 8-bit floating formats E4M3 (up to 448) and E5M2 (up to 57344) as codes of u8, and back.
+// Source: Micikevicius et al., arXiv 2209.05433.
+import type { DType } from '../native/dtype'
+import { run1, type Tensor } from '../tensor/tensor'
+
+export type Fp8Format = 'e4m3' | 'e5m2'
+
+/** The largest number of each format. */
+export const fp8Largest: Readonly<Record<Fp8Format, number>> = { e4m3: 448, e5m2: 57344 }
+
+/**
+ * The nearest codes of x (f32, f16 or bf16), or of x times `scale` (f32 [1]), ties to even; u8, of the same shape, without a
+ * gradient. Finite numbers beyond the largest become it; with `saturate` false they become what infinities become in any
+ * case: infinity, or NaN in E4M3, which has none.
+ * @throws ERR_DTYPE, ERR_SHAPE
+ */
+export function toFp8(x: Tensor, format: Fp8Format, { saturate = true, scale = null }: { saturate?: boolean; scale?: Tensor | null } = {}): Tensor {
+  return run1('to_fp8', [x, scale], { format, saturate })
+}
+
+/** The numbers that codes stand for, exact in f32, f16 and bf16. */
+export function fromFp8(codes: Tensor, format: Fp8Format, dtype: Exclude<DType, 'f64'> = 'f32'): Tensor {
+  return run1('from_fp8', [codes], { format, dtype })
+}
