@@ -1,24 +1,21 @@
-// `npm run bench` times every operator (bench/ops); `npm run bench -- step` times whole training steps, against PyTorch
-// where LEANFORMER_PYTHON names a Python that has it (bench/step);
-// `npm run bench -- memory` steps with checkpointing and offloading (bench/memory);
-// `npm run bench -- gpu` the baselines of a GPU, `gpu-report` its kernels one by one (bench/gpu); `npm run bench -- attention`
-// dense, block-sparse and CSR attention and where they cross (bench/attention). Further arguments go to each.
-if (process.argv[2] === 'step') {
-  process.argv.splice(2, 1)
-  await import('./step/run')
-} else if (process.argv[2] === 'memory') {
-  process.argv.splice(2, 1)
-  await import('./memory/run')
-} else if (process.argv[2] === 'gpu') {
-  process.argv.splice(2, 1)
-  await import('./gpu/run')
-} else if (process.argv[2] === 'gpu-report') {
-  process.argv.splice(2, 1)
-  await import('./gpu/report')
-} else if (process.argv[2] === 'attention') {
-  process.argv.splice(2, 1)
-  await import('./attention/run')
-} else {
-  await import('./ops/run')
+// `npm run bench` times every operator (bench/ops); `npm run bench -- NAME` runs one of the others, and further arguments go
+// to it.
+const benchmarks: Readonly<Partial<Record<string, () => Promise<unknown>>>> = {
+  // Whole training steps, against PyTorch where LEANFORMER_PYTHON names a Python that has it.
+  step: () => import('./step/run'),
+  // Steps with checkpointing and offloading.
+  memory: () => import('./memory/run'),
+  // The baselines of a GPU, and its kernels one by one.
+  gpu: () => import('./gpu/run'),
+  'gpu-report': () => import('./gpu/report'),
+  // Dense, block-sparse and CSR attention and where they cross.
+  attention: () => import('./attention/run'),
+  // From which density on products with sparse matrices are faster.
+  sparse: () => import('./sparse/run'),
+  // Products of int8 codes.
+  'low-precision': () => import('./low_precision/run'),
 }
+const chosen = benchmarks[process.argv[2]]
+if (chosen) process.argv.splice(2, 1)
+await (chosen ? chosen() : import('./ops/run'))
 export {}

@@ -4,7 +4,7 @@ import { LeanformerError } from '../native/errors'
 import type { DType } from '../native/dtype'
 import { keep, scope } from '../tensor/scope'
 import { run1, type Tensor } from '../tensor/tensor'
-import { currentTape, noGrad, recall, releaseSaved, type GradientContext, type Tape, type TapeRecord } from './tape'
+import { currentTape, gradDTypeOf, noGrad, recall, releaseSaved, type GradientContext, type Tape, type TapeRecord } from './tape'
 
 function toDType(grad: Tensor, dtype: DType): Tensor {
   return grad.dtype === dtype ? grad : run1('cast', [grad], { dtype })
@@ -13,7 +13,7 @@ function toDType(grad: Tensor, dtype: DType): Tensor {
 /** Adds to the gradient of a leaf. A first gradient is taken over as it is, unless somebody else can see its memory. */
 function accumulateLeaf(leaf: Tensor, grad: Tensor, exclusive: boolean): void {
   if (leaf.grad === grad) return
-  const same = toDType(grad, leaf.dtype)
+  const same = toDType(grad, gradDTypeOf(leaf))
   if (leaf.grad) run1('accumulate', [leaf.grad, same], {})
   else if (same !== grad) leaf.grad = keep(same)
   else if (exclusive && grad.ownsMemory) leaf.grad = keep(grad.alias())

@@ -184,6 +184,9 @@ export function record(
   if (recording(inputs)) recordAlways(op, inputs, outputs, saved, gradient, attrs)
 }
 
+/** The format of the gradient of a tensor. */
+export const gradDTypeOf = (x: Tensor): DType => x.gradDType ?? x.dtype
+
 /** record() for operators whose gradient reaches leaves that are not among their inputs. */
 export function recordAlways(
   op: string,
@@ -206,7 +209,7 @@ export function recordAlways(
       id: input ? input.id : 0,
       needsGrad: input ? input.requiresGrad : false,
       leaf: input ? input.leaf : null,
-      dtype: input ? (input.leaf ?? input).dtype : 'f32',
+      dtype: input ? gradDTypeOf(input.leaf ?? input) : 'f32',
     })),
     outputs: outputs.map((output) => output.id),
     outputShapes: outputs.map((output) => output.shape),

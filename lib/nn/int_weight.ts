@@ -8,6 +8,7 @@ import { noGrad } from '../autograd/tape'
 import { LeanformerError } from '../native/errors'
 import { cast } from '../ops/cast'
 import { split, stack } from '../ops/concat'
+import { copy } from '../ops/copy'
 import { abs, add, div, floor, greater, maximum, minimum, mul, scale, square, sub } from '../ops/elementwise'
 import { max, sum } from '../ops/reductions'
 import { reshape } from '../ops/reshape'
@@ -22,6 +23,8 @@ export interface IntOptions {
   group?: number
   /** f32 [in]: how much an error in each column matters, such as the mean square of its input; null for plain rounding. */
   importance?: Tensor | null
+  /** f32 [1] or [out]: the scales of codes that are given in place of the weight, i8 from -2^(bits-1) to 2^(bits-1) - 1. */
+  scales?: Tensor | null
 }
 
 /** x rounded to whole numbers, halves to even; f32 and f64, |x| below 2^22. */
@@ -65,19 +68,20 @@ export class IntWeight extends PackedWeight {
   readonly bits: 8 | 4
   readonly group: number
 
-  /** Takes the numbers of `weight` [out, in]; the tensor stays the caller's. */
-  constructor(weight: Tensor, { bits, group = 0, importance = null }: IntOptions) {
+  /** Takes the numbers of `weight` [out, in], or, with `scales`, its codes; the tensors stay the caller's. */
+  constructor(weight: Tensor, { bits, group = 0, importance = null, scales = null }: IntOptions) {
     super()
     const [rows, columns] = weight.shape
-    this.group = group || columns
-    if (weight.rank !== 2 || columns % this.group !== 0 || (bits === 4 && columns % 2 !== 0)) {
+    this.group = group || (scales?.size === 1 ? rows * columns : columns)
+    if (weight.rank !== 2 || (columns % this.group !== 0 && this.group !== rows * columns) || (bits === 4 && columns % 2 !== 0)) {
       throw new LeanformerError('ERR_SHAPE', `IntWeight: groups of ${this.group} do not suit shape [${weight.shape.join(', ')}]`, 'give a group that divides the number of inputs')
     }
     this.shape = [rows, columns]
     this.bits = bits
     const top = 2 ** (bits - 1) - 1
-    const { codes, scales } = scope(() =>
+    const made = scope(() =>
       noGrad(() => {
+        if (scales) return { codes: bits === 8 ? copy(weight) : pair(cast(weight, 'f32')), scales: copy(reshape(scales, [scales.size, 1])) }
         const groups = (rows * columns) / this.group
         const w = reshape(cast(weight, 'f32'), [groups, this.group])
         const each = importance ? this.perGroup(importance, rows) : null
@@ -86,8 +90,18 @@ export class IntWeight extends PackedWeight {
         return { codes: bits === 8 ? cast(reshape(whole, [rows, columns]), 'i8') : pair(whole), scales: found }
       }),
     )
-    this.codes = new Constant(codes)
-    this.scales = new Constant(scales)
+    this.codes = new Constant(made.codes)
+    this.scales = new Constant(made.scales)
+  }
+
+  /** i8 codes and f32 scales as int8Matmul() takes them. @throws ERR_ARGUMENT with more than one scale a row */
+  rows(): { codes: Tensor; scales: Tensor } {
+    const scales = this.scales.tensor
+    if (scales.size !== 1 && scales.size !== this.shape[0]) {
+      throw new LeanformerError('ERR_ARGUMENT', 'IntWeight: an integer product takes one scale a row', 'pack the weight without groups')
+    }
+    const codes = this.bits === 8 ? this.codes.tensor : scope(() => noGrad(() => cast(reshape(unpair(cast(this.codes.tensor, 'f32')), this.shape), 'i8')))
+    return { codes, scales: scales.viewAs([scales.size]) }
   }
 
   override forward(dtype: DType): Tensor {

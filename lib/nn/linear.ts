@@ -10,7 +10,7 @@ import { linear } from '../ops/linear'
 import { scope } from '../tensor/scope'
 import { tensor, type Tensor } from '../tensor/tensor'
 import { Module, type ModuleOptions } from './module'
-import { packedLinear, type PackedWeight } from './packed_weight'
+import type { PackedWeight } from './packed_weight'
 import { Parameter } from './parameter'
 
 export interface LinearOptions extends ModuleOptions {
@@ -44,7 +44,7 @@ export class Linear extends Module<[x: Tensor, residual?: Tensor | null]> {
   /** The layer without its adapter; on request without its bias. */
   product(x: Tensor, residual?: Tensor | null, withBias = true): Tensor {
     const bias = withBias ? this.bias?.value : null
-    return this.packed ? packedLinear(x, this.packed, bias, residual) : linear(x, this.weight.value, bias, residual)
+    return this.packed ? this.packed.product(x, bias, residual) : linear(x, this.weight.value, bias, residual)
   }
 
   /** Whether the layer is nothing but the product with its weight, which others may then compute. */

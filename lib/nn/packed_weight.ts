@@ -1,5 +1,5 @@
-// A matrix in few bits that is not trained: codes and scales in place of numbers. Products unfold it, forward and again
-// backward, and keep nothing of what they unfolded.
+// A matrix in another form that is not trained: codes and scales in place of numbers, or what is not zero of it. Products
+// unfold it, forward and again backward, and keep nothing of what they unfolded, unless the form has a product of its own.
 import { noGrad, record } from '../autograd/tape'
 import type { DType } from '../native/dtype'
 import { inFormatOf } from '../ops/broadcast'
@@ -28,9 +28,14 @@ export abstract class PackedWeight extends Module<[dtype: DType]> {
   /** The matrix as plain numbers [out, in]. */
   abstract override forward(dtype: DType): Tensor
 
+  /** x [..., in] W^T + bias + residual, where given. */
+  product(x: Tensor, bias?: Tensor | null, residual?: Tensor | null): Tensor {
+    return packedLinear(x, this, bias, residual)
+  }
+
   /** Bytes of codes and scales. */
   get bytes(): number {
-    return this.parameters().reduce((n, { tensor }) => n + tensor.size * (tensor.dtype === 'f32' ? 4 : 1), 0)
+    return this.parameters().reduce((n, { tensor }) => n + tensor.size * (tensor.dtype === 'f32' || tensor.dtype === 'i32' ? 4 : 1), 0)
   }
 }
 

@@ -4,8 +4,17 @@ import type { DType } from '../native/dtype'
 import { keep } from '../tensor/scope'
 import { run, run1, setRequiresGrad, type Tensor } from '../tensor/tensor'
 
+/** How updates, computed in f32, become a 16-bit master again. */
+export interface Rounding {
+  mode: 'stochastic' | 'nearest'
+  seed: number
+  /** Tells the parameters of a model apart. */
+  index: number
+}
+
 export class Parameter {
   private master: Tensor
+  private rounding: Rounding | null = null
   private lowPrecision: Tensor | null = null
   private frozen = false
   /** Factors of the learning rate, of the weight decay and of the optimiser's eps for this parameter; see decayGroups(). */
@@ -77,6 +86,7 @@ export class Parameter {
     this.master = fresh
     this.trainable = !this.frozen
     fresh.leaf = fresh
+    fresh.gradDType = this.rounding && 'f32'
     if (compute) this.setComputeDType(compute)
   }
 
@@ -86,8 +96,44 @@ export class Parameter {
     this.master = keep(value)
     this.trainable = !this.frozen
     value.leaf = value
+    value.gradDType = this.rounding && 'f32'
     if (this.lowPrecision) this.setComputeDType(this.lowPrecision.dtype)
     return before
+  }
+
+  /** The values themselves in bf16 from now on, with f32 gradients: there is no other master, so updates must be rounded. */
+  narrow(rounding: Rounding): void {
+    const before = this.master
+    this.rounding = rounding
+    this.exchange(run1('cast', [before], { dtype: 'bf16' }))
+    before.grad?.dispose()
+    before.dispose()
+  }
+
+  /** Whether narrow() was called: updates must go through widen(). */
+  get isNarrow(): boolean {
+    return this.rounding !== null
+  }
+
+  /** For an update: f32 numbers stand in the place of a narrow master, gradient and all, until the result is called. */
+  widen(): (step: number) => void {
+    const { master: narrow, lowPrecision: copy, rounding } = this
+    const wide = run1('cast', [narrow], { dtype: 'f32' })
+    wide.grad = narrow.grad
+    this.master = wide
+    this.lowPrecision = null
+    return (step) => {
+      this.master = narrow
+      this.lowPrecision = copy
+      wide.grad = null
+      const { mode, seed, index } = rounding!
+      const rounded =
+        mode === 'stochastic'
+          ? run1('stochastic_cast', [wide], { seed, offset: step * 2 ** 16 + index })
+          : run1('cast', [wide], { dtype: narrow.dtype })
+      run('write_slice', [narrow, rounded], { start: this.shape.map(() => 0) })
+      this.refresh()
+    }
   }
 
   /** Layers compute with `value` from now on; its gradient arrives at the master. setComputeDType() ends it. */

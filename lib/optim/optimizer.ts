@@ -52,6 +52,25 @@ export interface StatePaging {
   gradients: boolean
 }
 
+/** Numbers of narrow masters that are f32 at a time. */
+const mostWide = 2 ** 22
+
+/** A group's members cut into updates: those with f32 masters at once, of narrow ones as many as fit. */
+function updatedTogether(named: [string, Parameter][]): [string, Parameter][][] {
+  const parts = [named.filter(([, parameter]) => !parameter.isNarrow), []]
+  let wide = 0
+  for (const member of named.filter(([, parameter]) => parameter.isNarrow)) {
+    const { size } = member[1].tensor
+    if (wide + size > mostWide && parts.at(-1)!.length) {
+      parts.push([])
+      wide = 0
+    }
+    parts.at(-1)!.push(member)
+    wide += size
+  }
+  return parts.filter((part) => part.length)
+}
+
 export interface OptimizerState {
   tensors: Map<string, Tensor>
   steps: number
@@ -86,8 +105,11 @@ export abstract class Optimizer {
       // Parameters without a gradient are left alone, not treated as if it were zero.
       const named = [...group.parameters].filter(([, parameter]) => parameter.grad !== null)
       if (!named.length) continue
-      const update = (piece: [string, Parameter][]) =>
-        noGrad(() => scope(() => this.update(piece, lr * (group.lrScale ?? 1), group.weightDecay ?? 0, clip ?? null, group)))
+      const update = (piece: [string, Parameter][]) => {
+        for (const some of updatedTogether(piece)) {
+          noGrad(() => scope(() => this.updateSome(some, lr * (group.lrScale ?? 1), group.weightDecay ?? 0, clip ?? null, group)))
+        }
+      }
       if (this.paging) this.updateInPieces(named, this.paging, update)
       else update(named)
     }
@@ -114,6 +136,16 @@ export abstract class Optimizer {
       update(piece)
       for (const state of states(piece)) pager.pageOut(state)
       if (gradients) for (const [, parameter] of piece) parameter.zeroGrad()
+    }
+  }
+
+  /** An update in which f32 numbers stand in the place of narrow masters. */
+  private updateSome(some: [string, Parameter][], lr: number, weightDecay: number, clip: Tensor | null, group: ParameterGroup): void {
+    const narrow = some.filter(([, parameter]) => parameter.isNarrow).map(([, parameter]) => parameter.widen())
+    try {
+      this.update(some, lr, weightDecay, clip, group)
+    } finally {
+      for (const back of narrow) back(this.steps)
     }
   }
 

@@ -47,8 +47,10 @@ export class Tensor {
   readonly id: number
   /** Whether gradients flow to this tensor. Set it on leaves; operators set it on results. */
   requiresGrad = false
-  /** The gradient of a leaf after backward(), in its own dtype. */
+  /** The gradient of a leaf after backward(), in its own dtype or in gradDType. */
   grad: Tensor | null = null
+  /** Format of a leaf's gradient where it is not the leaf's own. */
+  gradDType: DType | null = null
   /** @internal The leaf that receives the gradients of this tensor: itself, or the master of a low-precision copy. */
   leaf: Tensor | null = null
   /** @internal */ owner: Scope | null = null

@@ -1,0 +1,73 @@
+// Quantisation-aware training: the matrices of attention and feed-forward, and what goes into them, lie on grids of few bits
+// while masters in full precision are trained through them (nn/fake_quantised.ts). Before `start` of the run grids are only
+// measured; after `freeze` the moving averages stay. exportQat() then gives the integer model that training saw.
+// It makes no step faster: it costs time so that the exported model loses less. For models that are trained already, with a
+// learning rate of 1 to 10 % of the first. Sources: Jacob et al., arXiv 1712.05877; Esser et al., arXiv 1902.08153.
+import { exportQuantised, FakeQuantised, type FakeQuantisedOptions } from '../nn/fake_quantised'
+import { linearTargets } from '../nn/linear_parts'
+import type { Module } from '../nn/module'
+import { LeanformerError } from '../native/errors'
+import { hiddenProducts, productExcludes } from './products'
+import { defineTechnique } from './technique'
+
+/** Puts the matrices of attention and feed-forward, and their inputs, on grids. */
+export function addQat(model: Module<never, unknown>, options: FakeQuantisedOptions): FakeQuantised[] {
+  return hiddenProducts(model, 'qat').map((layer) => {
+    const grid = new FakeQuantised(layer, options)
+    layer.adapter = grid
+    return grid
+  })
+}
+
+/** The integer model that was trained: codes in place of weights; layers whose inputs lie on grids multiply integers. */
+export function exportQat(model: Module<never, unknown>): void {
+  const layers = linearTargets(model).map(({ layer }) => layer)
+  if (!layers.some(({ adapter }) => adapter instanceof FakeQuantised)) {
+    throw new LeanformerError('ERR_ARGUMENT', 'exportQat: the model was not trained for it', 'use the technique qat, or quantise() for a plain model')
+  }
+  exportQuantised(layers)
+}
+
+export const qat = defineTechnique({
+  name: 'qat',
+  title: 'Quantisation-aware training: weights and inputs on grids of few bits',
+  category: 'low precision',
+  source: 'Jacob et al., arXiv 1712.05877; LSQ: Esser et al., arXiv 1902.08153',
+  settings: {
+    bits: { default: 8, min: 0, max: 8, integer: true, help: 'of the weights, from 2; 0: off' },
+    input_bits: { default: 8, min: 0, max: 8, integer: true, help: 'of the inputs of products, from 2; 0: as they are' },
+    method: { default: 'minmax', choices: ['minmax', 'lsq'], help: 'steps from the extremes, or trained' },
+    weights: { default: 'channel', choices: ['channel', 'tensor'], help: 'one step for each output, or for all' },
+    inputs: { default: 'token', choices: ['token', 'tensor'], help: 'one step for each token, or a moving average for all' },
+    start: { default: 0, min: 0, max: 1, help: 'share of the run before which grids are only measured' },
+    freeze: { default: 0.9, min: 0, max: 1, help: 'share of the run after which moving averages stay' },
+  },
+  excludes: {
+    ...productExcludes('qat'),
+    sr_ste: 'both give layers other weights than the masters',
+    movement_pruning: 'both give layers other weights than the masters',
+    importance_sampling: 'norms of single gradients are not known for weights on a grid',
+  },
+  make: ({ bits, input_bits: inputBits, method, weights, inputs, start, freeze }) => {
+    let grids: FakeQuantised[] = []
+    let steps = 1
+    const off = bits === 0
+    for (const [name, value] of Object.entries({ bits, input_bits: inputBits })) {
+      if (value === 1) throw new LeanformerError('ERR_OPTION', `qat: ${name} is 1`, 'give 0 or 2 to 8')
+    }
+    return {
+      adapt(model) {
+        if (!off) grids = addQat(model, { bits, inputBits, method, weights, inputs } as FakeQuantisedOptions)
+      },
+      setup: (run) => void (steps = run.steps),
+      step(next, { step }) {
+        for (const grid of grids) {
+          grid.enabled = step >= start * steps
+          grid.observing = step < freeze * steps
+        }
+        next()
+        for (const grid of grids) grid.fold()
+      },
+    }
+  },
+})
