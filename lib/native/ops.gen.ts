@@ -41,6 +41,7 @@ export interface OpAttrs {
   flip: { axes: readonly number[] }
   floor: Record<string, never>
   fold: { kernel: readonly number[]; stride: readonly number[]; padding: readonly number[]; dilation: readonly number[]; size: readonly number[] }
+  from_fp8: { format: 'e4m3' | 'e5m2'; dtype: DType }
   gather: { axis: number }
   ge: Record<string, never>
   gelu_erf: Record<string, never>
@@ -51,6 +52,7 @@ export interface OpAttrs {
   gt: Record<string, never>
   index_add: { axis: number; shape: readonly number[] }
   index_select: { axis: number }
+  int8_matmul: { out_dtype: DType }
   lamb: { count: number; lr: number; beta1: number; beta2: number; eps: number; weight_decay: number; max_trust: number; adapt: boolean; step: number }
   lars: { count: number; lr: number; momentum: number; trust: number; weight_decay: number; clip_rate: boolean; adapt: boolean }
   layer_norm: { eps: number }
@@ -84,6 +86,7 @@ export interface OpAttrs {
   pow: Record<string, never>
   prod: { axes: readonly number[]; keepdims: boolean }
   quantize_blocks: { block: number; with_sign: boolean }
+  quantize_rows: { top: number }
   random_normal: { shape: readonly number[]; seed: number; offset: number; dtype: DType }
   random_uniform: { shape: readonly number[]; seed: number; offset: number; dtype: DType }
   reciprocal: Record<string, never>
@@ -115,16 +118,19 @@ export interface OpAttrs {
   softmax_backward: { axis: number }
   sophia: { count: number; lr: number; beta1: number; scale: number; weight_decay: number }
   sort: { axis: number; descending: boolean }
+  sparse_linear: { out: number; rows: number; columns: number }
   sqrt: Record<string, never>
   sqrt_backward: Record<string, never>
   square: Record<string, never>
   square_backward: Record<string, never>
+  stochastic_cast: { seed: number; offset: number }
   sub: Record<string, never>
   sum: { axes: readonly number[]; keepdims: boolean }
   swiglu: Record<string, never>
   swiglu_backward: Record<string, never>
   tanh: Record<string, never>
   tanh_backward: Record<string, never>
+  to_fp8: { format: 'e4m3' | 'e5m2'; saturate: boolean }
   top_k: { k: number; axis: number }
   unfold: { kernel: readonly number[]; stride: readonly number[]; padding: readonly number[]; dilation: readonly number[] }
   where: Record<string, never>
@@ -343,6 +349,11 @@ export const opTable: OpDescription[] = [
     attrs: [{ name: 'kernel', type: 'integers' }, { name: 'stride', type: 'integers' }, { name: 'padding', type: 'integers' }, { name: 'dilation', type: 'integers' }, { name: 'size', type: 'integers' }],
   },
   {
+    name: 'from_fp8',
+    inputs: [input('codes')],
+    attrs: [{ name: 'format', type: 'choice', choices: ['e4m3', 'e5m2'] }, { name: 'dtype', type: 'choice', choices: dtypes }],
+  },
+  {
     name: 'gather',
     inputs: [input('x'), input('index')],
     attrs: [{ name: 'axis', type: 'integer' }],
@@ -391,6 +402,11 @@ export const opTable: OpDescription[] = [
     name: 'index_select',
     inputs: [input('x'), input('index')],
     attrs: [{ name: 'axis', type: 'integer' }],
+  },
+  {
+    name: 'int8_matmul',
+    inputs: [input('a'), input('b'), input('a_scales'), input('b_scales'), input('a_zeros', '?'), input('bias', '?')],
+    attrs: [{ name: 'out_dtype', type: 'choice', choices: dtypes }],
   },
   {
     name: 'lamb',
@@ -558,6 +574,11 @@ export const opTable: OpDescription[] = [
     attrs: [{ name: 'block', type: 'integer' }, { name: 'with_sign', type: 'flag' }],
   },
   {
+    name: 'quantize_rows',
+    inputs: [input('x')],
+    attrs: [{ name: 'top', type: 'integer' }],
+  },
+  {
     name: 'random_normal',
     inputs: [],
     attrs: [{ name: 'shape', type: 'integers' }, { name: 'seed', type: 'integer' }, { name: 'offset', type: 'integer' }, { name: 'dtype', type: 'choice', choices: dtypes }],
@@ -713,6 +734,11 @@ export const opTable: OpDescription[] = [
     attrs: [{ name: 'axis', type: 'integer' }, { name: 'descending', type: 'flag' }],
   },
   {
+    name: 'sparse_linear',
+    inputs: [input('x'), input('values'), input('places'), input('offsets', '?'), input('bias', '?')],
+    attrs: [{ name: 'out', type: 'integer' }, { name: 'rows', type: 'integer' }, { name: 'columns', type: 'integer' }],
+  },
+  {
     name: 'sqrt',
     inputs: [input('x')],
     attrs: [],
@@ -731,6 +757,11 @@ export const opTable: OpDescription[] = [
     name: 'square_backward',
     inputs: [input('grad'), input('x')],
     attrs: [],
+  },
+  {
+    name: 'stochastic_cast',
+    inputs: [input('x')],
+    attrs: [{ name: 'seed', type: 'integer' }, { name: 'offset', type: 'integer' }],
   },
   {
     name: 'sub',
@@ -763,6 +794,11 @@ export const opTable: OpDescription[] = [
     attrs: [],
   },
   {
+    name: 'to_fp8',
+    inputs: [input('x'), input('scale', '?')],
+    attrs: [{ name: 'format', type: 'choice', choices: ['e4m3', 'e5m2'] }, { name: 'saturate', type: 'flag' }],
+  },
+  {
     name: 'top_k',
     inputs: [input('x')],
     attrs: [{ name: 'k', type: 'integer' }, { name: 'axis', type: 'integer' }],
@@ -785,4 +821,4 @@ export const opTable: OpDescription[] = [
 ]
 
 /** Of the table that the addon must have; see addon.opsHash(). */
-export const opTableHash = 1610589676
+export const opTableHash = 1037856803
