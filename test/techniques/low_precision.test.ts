@@ -1,7 +1,7 @@
 // FP8, int8 products and stochastic rounding: formulas, the state machine of delayed scaling, losses on M2, resume.
 import { backward } from '../../lib/autograd/backward'
 import { noGrad } from '../../lib/autograd/tape'
-import { GPT, type GPTConfig } from '../../lib/models/gpt'
+import type { GPT, GPTConfig } from '../../lib/models/gpt'
 import { Fp8Scale, fp8Linear, scaleFor } from '../../lib/nn/fp8_linear'
 import { int8Linear } from '../../lib/nn/integer_linear'
 import { Parameter } from '../../lib/nn/parameter'
