@@ -30,15 +30,15 @@ const shape = { vocab: 13, context: 8, layers: 6, width: 16, heads: 2, dropout: 
 const models: Record<string, () => { model: Module<never, unknown>; loss: () => Tensor }> = {
   gpt() {
     const model = new GPT(shape)
-    return { model: model as never, loss: () => model.loss(ids(2, 8), ids(2, 8, 3)) }
+    return { model: model as never, loss: () => model.loss(ids(4, 8), ids(4, 8, 3)) }
   },
   llama() {
     const model = new Llama(shape)
-    return { model: model as never, loss: () => model.loss(ids(2, 8), ids(2, 8, 3)) }
+    return { model: model as never, loss: () => model.loss(ids(4, 8), ids(4, 8, 3)) }
   },
   bert() {
     const model = new Bert(shape)
-    return { model: model as never, loss: () => model.loss(ids(2, 8), ids(2, 8, 3)) }
+    return { model: model as never, loss: () => model.loss(ids(4, 8), ids(4, 8, 3)) }
   },
   vit() {
     const { dropout, heads, width, layers } = shape
