@@ -112,16 +112,16 @@ export async function measureAttention(device: Device, grid: Grid, each: (point:
             const pattern = (family === 'window' ? window : scattered)(density, length)
             const sizes = { queries: length, keys: length, block }
             const csr = csrLayout(pattern, sizes, block)
-            const blocks = blockLayout(pattern, sizes)
+            // Random pairs touch every block: one density stands for all.
+            const blocks = family === 'window' || density === grid.densities[0] ? blockLayout(pattern, sizes) : null
             const pairs = patternPairs(csr, blocks, true)
             const share = pairs.csr! / pairs.dense!
             await time('csr', family, share, pairs.csr!, () => csrAttention(q, k, v, csr, { heads }))
-            // Random pairs touch every block: one density stands for all.
-            if (family === 'window' || density === grid.densities[0]) {
+            if (blocks) {
               await time('block_sparse', family, share, pairs.block_sparse!, () => blockSparseAttention(q, k, v, blocks, { heads }))
             }
             csr.dispose()
-            blocks.dispose()
+            blocks?.dispose()
           }
         }
         for (const x of [q, k, v, seed]) x.dispose()

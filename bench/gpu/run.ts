@@ -154,7 +154,7 @@ if (wants('attention')) {
 }
 
 if (wants('crossover')) {
-  const points = await measureAttention(device, attentionGrid(device, ['f32', 'bf16'], values.quick), () => {})
+  const points = await measureAttention(device, attentionGrid(device, ['bf16'], values.quick), () => {})
   table('attention over density', timesTable(device, points))
   table('crossover', crossoverTable(device, points))
 }
