@@ -7,6 +7,7 @@ import { Checkpointing, checkpointing, type ChainForecast } from '../../lib/tech
 import { freezeLayers } from '../../lib/techniques/freeze_layers'
 import type { Technique } from '../../lib/techniques/technique'
 import type { TrainerOptions } from '../../lib/train/trainer'
+import { digest } from '../support/digest'
 import { collectGarbage } from '../support/garbage'
 import { tinyTrainer, tokenBatch } from '../support/tiny_gpt'
 
@@ -36,7 +37,7 @@ async function run(deviceName: string, { config, rows, options }: Case, techniqu
       flops.push(metrics.flops)
       peak = metrics.peakBytes - before
     }
-    const weights = deviceName === 'meta' ? [] : await Promise.all(model.parameters().map((p) => p.tensor.data()))
+    const weights = deviceName === 'meta' ? '' : digest(await Promise.all(model.parameters().map((p) => p.tensor.data())))
     return { losses, norms, weights, flops, peak, before }
   } finally {
     model.dispose()

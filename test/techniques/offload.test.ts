@@ -1,5 +1,4 @@
 // Offloading: where a tensor waits never changes a number; it changes what fits.
-import { createHash } from 'node:crypto'
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -15,6 +14,7 @@ import { keep, scope } from '../../lib/tensor/scope'
 import { Pager } from '../../lib/tensor/pager'
 import { tensor } from '../../lib/tensor/tensor'
 import { Trainer, type Checkpoint, type TrainerOptions } from '../../lib/train/trainer'
+import { digest } from '../support/digest'
 import { collectGarbage } from '../support/garbage'
 import { tinyTrainer, tokenBatch } from '../support/tiny_gpt'
 
@@ -41,12 +41,8 @@ interface Options extends Pick<TrainerOptions, 'precision' | 'accumulate'> {
   load?: Checkpoint
 }
 
-/** Of every weight and all state of the optimiser. */
-function digest({ tensors }: Checkpoint): string {
-  const hash = createHash('sha256')
-  for (const name of Object.keys(tensors).sort()) hash.update(name).update(tensors[name].data)
-  return hash.digest('hex')
-}
+/** Every weight and all state of the optimiser. */
+const bitsOf = ({ tensors }: Checkpoint) => digest(Object.keys(tensors).sort().map((name) => tensors[name].data))
 
 async function run({ techniques = [], entry, steps = 4, device: name = 'cpu', config: shape = config, rows = 4, limit, load, ...options }: Options = {}) {
   const device = getDevice(name)
@@ -67,7 +63,7 @@ async function run({ techniques = [], entry, steps = 4, device: name = 'cpu', co
       losses.push(loss)
       peak = peakBytes - before
     }
-    const weights = name === 'cpu' ? digest(await trainer.state()) : ''
+    const weights = name === 'cpu' ? bitsOf(await trainer.state()) : ''
     return { losses, peak, weights, summary: await trainer.summary(), parameters: model.parameterCount() }
   } finally {
     device.setMemoryLimit(0)
