@@ -14,7 +14,7 @@ import { max, mean } from '../ops/reductions'
 import { reshape } from '../ops/reshape'
 import { slice } from '../ops/slice'
 import { scope } from '../tensor/scope'
-import { tensor, type Tensor } from '../tensor/tensor'
+import { run1, tensor, type Tensor } from '../tensor/tensor'
 import { Constant, PackedWeight } from './packed_weight'
 
 export const nf4Codes: readonly number[] = [
@@ -39,9 +39,9 @@ export const dynamicCodes: readonly number[] = (() => {
 export const nf4Block = 64
 const kScaleBlock = 256
 
-/** i32 [n] -> values of `codes` at these places, f32 [n, width]. */
-function lookUp(codes: readonly number[], places: Tensor, width = 1): Tensor {
-  return embedding(tensor(Float32Array.from(codes), [codes.length / width, width], { device: places.device }), places)
+/** i32 [n] -> values of `codes` at these places, f32 [n, 1]. */
+function lookUp(codes: readonly number[], places: Tensor): Tensor {
+  return embedding(tensor(Float32Array.from(codes), [codes.length, 1], { device: places.device }), places)
 }
 
 /** Place of the nearest of 2^k ascending codes for each number of x [n], as i32 [n]; ties go down. */
@@ -88,13 +88,7 @@ export class NF4Weight extends PackedWeight {
 
   override forward(dtype: DType): Tensor {
     return noGrad(() => {
-      const pairs = nf4Codes.flatMap((high) => nf4Codes.flatMap((low) => [high, low]))
-      const numbers = lookUp(pairs, cast(this.codes.tensor, 'i32'), 2)
-      const scales = this.blockScales()
-      const whole = mul(reshape(numbers, [scales.size, nf4Block]), reshape(scales, [scales.size, 1]))
-      const size = this.shape[0] * this.shape[1]
-      const flat = whole.viewAs([whole.size])
-      return cast(reshape(whole.size === size ? flat : slice(flat, [0], [size]), this.shape), dtype)
+      return run1('dequantize_nibbles', [this.codes.tensor, this.blockScales()], { book: nf4Codes, block: nf4Block, shape: this.shape, dtype })
     })
   }
 
