@@ -240,7 +240,9 @@ jestOnly(() => {
     expect([...(await ops.minimum(x, y).toFloat32())]).toEqual([NaN, NaN, 2, -Infinity])
     expect([...(await ops.notEqual(x, x).toFloat32())]).toEqual([1, 0, 0, 0])
     expect([...(await ops.exp(x).toFloat32())]).toEqual([NaN, Math.fround(Math.E), Infinity, 0])
-    expect([...(await ops.tanh(x).toFloat32())]).toEqual([NaN, Math.fround(Math.tanh(1)), 1, -1])
+    const [ofNaN, ofOne, ...ofInfinities] = await ops.tanh(x).toFloat32()
+    expect([ofNaN, ...ofInfinities]).toEqual([NaN, 1, -1])
+    expect(Math.abs(ofOne - Math.tanh(1))).toBeLessThan(1.2e-7) // two units of f32: not every device rounds it right
     expect([...(await ops.log(tensor([0, -1, Infinity])).toFloat32())]).toEqual([-Infinity, NaN, Infinity])
   })
 
