@@ -5,9 +5,10 @@ const benchmarks: Readonly<Partial<Record<string, () => Promise<unknown>>>> = {
   step: () => import('./step/run'),
   // Steps with checkpointing and offloading.
   memory: () => import('./memory/run'),
-  // The baselines of a GPU, and its kernels one by one.
+  // The baselines of a GPU, its kernels one by one, and what the compiler made of them.
   gpu: () => import('./gpu/run'),
   'gpu-report': () => import('./gpu/report'),
+  'gpu-static': () => import('./gpu/static'),
   // Dense, block-sparse and CSR attention and where they cross.
   attention: () => import('./attention/run'),
   // From which density on products with sparse matrices are faster.

@@ -19,12 +19,13 @@ import { rmsNorm } from '../../lib/ops/rms_norm'
 import { rotary } from '../../lib/ops/rotary'
 import { softmax } from '../../lib/ops/softmax'
 import { swiglu } from '../../lib/ops/swiglu'
+import { nf4Codes } from '../../lib/nn/nf4'
 import { Parameter } from '../../lib/nn/parameter'
 import { adamw } from '../../lib/optim/adamw'
 import { ascend } from '../../lib/techniques/sam'
 import type { Device } from '../../lib/tensor/device'
 import { keep, scope } from '../../lib/tensor/scope'
-import { tensor, type Tensor } from '../../lib/tensor/tensor'
+import { run1, tensor, type Tensor } from '../../lib/tensor/tensor'
 
 export interface KernelCase {
   name: string
@@ -155,6 +156,11 @@ export const kernelCases: readonly KernelCase[] = [
       return () => ascend(parameters, { rho: 0.05, eta: eta ?? undefined })()
     }),
   ),
+  plain('NF4 weight', '[3072, 768] to bf16', (device) => {
+    const codes = keep(tensor(Uint8Array.from({ length: (3072 * 768) / 2 }, (_, i) => (i * 37) & 255), null, { device }))
+    const scales = numbers([(3072 * 768) / 64], device, 'f32')
+    return () => void run1('dequantize_nibbles', [codes, scales], { book: nf4Codes, block: 64, shape: [3072, 768], dtype: 'bf16' })
+  }),
   differentiable('linear', '[1024, 768] x [768, 768] bf16', 'flops', (device) => {
     const x = numbers([1024, width], device, 'bf16', true)
     const w = numbers([width, width], device, 'bf16', true)

@@ -1,19 +1,19 @@
-// What each CUDA kernel costs: counters from the simulator, registers and stack from the compiled plug-in, the time that the
-// hardware's limits allow on an H100 and an A100, and beside it the time that a real GPU took.
+// What each CUDA kernel costs: counters, registers and occupancy from the simulator, the time that the hardware's limits allow on
+// an H100 and an A100, and beside it the time that a real GPU took. What the compiler made of all kernels is in static.ts.
 //
 //   npm run bench -- gpu-report             counters into docs/gpu.json, then docs/gpu.md; LEANFORMER_GPUSIM names the simulator
 //   npm run bench -- gpu-report --measure   times on this machine's GPU into docs/gpu.json, then docs/gpu.md
 //   npm run bench -- gpu-report --page      docs/gpu.md alone, from docs/gpu.json
 //   npm run bench -- gpu-report --check     fails where a kernel misses a bar, changes nothing
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync, existsSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { getDevice } from '../../lib/tensor/device'
 import { kernelCases, type KernelCase } from './cases'
 import { deviceSeconds } from './timing'
-import { renderReport, type CaseReport, type KernelCounters, type Report, type Resources } from './report_page'
+import { renderReport, shortName, type CaseReport, type KernelCounters, type Report } from './report_page'
 
 const { values } = parseArgs({
   allowPositionals: true,
@@ -30,7 +30,6 @@ type Part = 'forward' | 'backward'
 const device = getDevice(values.page ? 'cpu' : 'cuda:0')
 const reportFile = path.join('docs', 'gpu.json')
 const page = path.join('docs', 'gpu.md')
-const plugin = process.env.LEANFORMER_CUDA_PLUGIN ?? path.join('build', 'Release', 'leanformer_cuda.so')
 
 interface Declared {
   op: string
@@ -89,28 +88,30 @@ function countCase(spec: KernelCase): CaseReport[] {
   return reports
 }
 
-/** Registers, stack and shared memory of every kernel of the plug-in, by architecture; none without cuobjdump. */
-function resources(): Resources[] {
-  const { error, stdout: text } = spawnSync('cuobjdump', ['--dump-resource-usage', plugin], { encoding: 'utf8', maxBuffer: 1 << 28 })
-  if (error) {
-    console.error('cuobjdump is not here: stack and spills of the compiled kernels are not listed')
-    return []
-  }
-  const list: Resources[] = []
-  let arch = ''
-  let mangled = ''
-  for (const line of text.split('\n')) {
-    arch = /^arch = (sm_\w+)/.exec(line)?.[1] ?? arch
-    mangled = /Function (\S+):/.exec(line)?.[1] ?? mangled
-    const numbers = /REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)/.exec(line)
-    if (numbers) list.push({ arch, mangled, registers: +numbers[1], stack: +numbers[2], shared: +numbers[3], local: +numbers[4] })
-  }
-  return list
+/** Warps that a multiprocessor holds at the least, by kernel, as the files of native/cuda say: "Warps an SM: norm_kernel 24, ...". */
+function statedWarps(): Map<string, number> {
+  const folder = path.join('native', 'cuda')
+  const texts = readdirSync(folder).map((file) => readFileSync(path.join(folder, file), 'utf8').replaceAll('\n// ', ' '))
+  const stated = texts.flatMap((text) => [...text.matchAll(/Warps an SM[^:]*: ([^.]*)\./g)]).flatMap((match) => [...match[1].matchAll(/(\w+) (\d+)/g)])
+  return new Map(stated.map(([, kernel, warps]) => [kernel, Number(warps)]))
 }
 
-/** Where a kernel misses a bar: bytes moved, sector efficiency, bank conflicts, spills. */
+const warpsOfAnSM = 64 // of sm_80 and sm_90
+/** By kernel, over its instances in the cases. */
+function fewestWarps(report: Report): Map<string, number> {
+  const fewest = new Map<string, number>()
+  for (const { name, occupancy, library } of report.cases.flatMap(({ kernels }) => kernels)) {
+    if (library) continue
+    const kernel = /(\w+)(<|\()/.exec(shortName(name))?.[1] ?? shortName(name)
+    fewest.set(kernel, Math.min(fewest.get(kernel) ?? warpsOfAnSM, Math.round(occupancy * warpsOfAnSM)))
+  }
+  return fewest
+}
+
+/** Where a kernel misses a bar: bytes moved, sector efficiency, bank conflicts, spills, tensor cores, occupancy. */
 function misses(report: Report): string[] {
   const found: string[] = []
+  const stated = statedWarps()
   for (const each of report.cases) {
     const where = `${each.name} ${each.part}`
     const sum = (key: keyof KernelCounters) => each.kernels.reduce((total, kernel) => total + (kernel[key] as number), 0)
@@ -122,18 +123,21 @@ function misses(report: Report): string[] {
     const shared = sum('sharedLoads') + sum('sharedStores')
     const conflicts = sum('bankConflictCycles')
     if (conflicts > 0.05 * (shared + conflicts)) found.push(`${where}: ${((100 * conflicts) / (shared + conflicts)).toFixed(1)} % of shared memory cycles are bank conflicts`)
+    if (each.name.startsWith('attention') && sum('mmaFlops') < each.flops) {
+      found.push(`${where}: ${sum('mmaFlops')} of ${each.flops} FLOPs on tensor cores`)
+    }
     if (sum('localAccesses') > 0) found.push(`${where}: spills to local memory`)
   }
-  for (const { arch, mangled, stack, local } of report.resources) {
-    // Kernels of f64 are for checks of gradients.
-    if ((stack || local) && !/I(d|NS_?\w*d)E/.test(mangled)) found.push(`${mangled} on ${arch}: ${stack} bytes of stack, ${local} of local memory`)
+  for (const [kernel, warps] of fewestWarps(report)) {
+    const wanted = stated.get(kernel)
+    if (wanted === undefined) found.push(`${kernel}: no "Warps an SM" line in native/cuda says its occupancy`)
+    else if (warps < wanted) found.push(`${kernel}: ${warps} warps an SM, its file says ${wanted}`)
   }
   return found
 }
 
-const known: Report = existsSync(reportFile)
-  ? (JSON.parse(readFileSync(reportFile, 'utf8')) as Report)
-  : { cases: [], resources: [], measured: null }
+const readKnown = (): Report => (existsSync(reportFile) ? (JSON.parse(readFileSync(reportFile, 'utf8')) as Report) : { cases: [], measured: null })
+let known = readKnown()
 
 try {
   if (values.page) {
@@ -159,13 +163,15 @@ try {
       console.error(spec.name)
       return countCase(spec)
     })
-    const report: Report = { cases, resources: resources(), measured: known.measured }
+    const report: Report = { ...known, cases }
     const found = misses(report)
     for (const miss of found) console.log(miss)
-    console.log(`${cases.length} cases, ${report.resources.length} kernels, ${found.length} misses`)
+    console.log(`${cases.length} cases, ${found.length} misses`)
     if (values.check) process.exitCode = found.length ? 1 : 0
-    known.cases = report.cases
-    known.resources = report.resources
+    known = readKnown() // gpu-static may have written meanwhile
+    const order = (each: CaseReport) => kernelCases.findIndex(({ name }) => name === each.name)
+    const others = known.cases.filter(({ name }) => values.only && !name.includes(values.only))
+    known.cases = [...others, ...cases].sort((a, b) => order(a) - order(b))
   }
   if (!values.check) {
     writeFileSync(reportFile, JSON.stringify(known, null, 1) + '\n')

@@ -33,17 +33,21 @@ export interface CaseReport {
   flops: number
   kernels: KernelCounters[]
 }
-export interface Resources {
+/** What the compiler made of a file's kernels for one architecture. */
+export interface Compiled {
+  file: string
   arch: string
-  mangled: string
+  kernels: number
+  /** The most that a kernel takes; those of f64, which are for checks, do not count. */
   registers: number
-  stack: number
-  shared: number
-  local: number
+  /** Kernels with a stack or spills, and those of f64 apart. */
+  bad: number
+  badF64: number
 }
 export interface Report {
   cases: CaseReport[]
-  resources: Resources[]
+  /** From `npm run bench -- gpu-static`. */
+  compiled?: Compiled[]
   measured: { device: string; seconds: Record<string, number> } | null
   /** What `npm run bench -- gpu` last printed on that device, by section. */
   baselines?: Record<string, Record<string, string | number | null>[]>
@@ -72,7 +76,7 @@ function forecast(kernels: readonly KernelCounters[], chip: Chip): number {
 }
 
 /** A kernel's name without namespaces and parameters. */
-const shortName = (name: string) =>
+export const shortName = (name: string) =>
   name
     .replace(/\(anonymous namespace\)::/g, '')
     .replace(/^void /, '')
@@ -96,7 +100,7 @@ function renderBaselines(baselines: NonNullable<Report['baselines']>): string[] 
   })
 }
 
-export function renderReport({ cases, resources, measured, baselines }: Report): string {
+export function renderReport({ cases, compiled = [], measured, baselines }: Report): string {
   const lines = [
     '# The CUDA kernels: counters, limits, times',
     '',
@@ -138,10 +142,12 @@ export function renderReport({ cases, resources, measured, baselines }: Report):
     const cells = [`\`${shortName(kernel.name)}\``, kernel.block[0], kernel.registers, kernel.staticSmem + kernel.dynamicSmem, `${(100 * kernel.occupancy).toFixed(0)} %`]
     lines.push(`| ${cells.join(' | ')} |`)
   }
-  const archs = [...new Set(resources.map(({ arch }) => arch))]
-  for (const arch of archs) {
-    const own = resources.filter((each) => each.arch === arch)
-    lines.push('', `${own.length} kernels are compiled for ${arch}, ${own.filter(({ stack, local }) => stack || local).length} of them with stack or spills.`)
+  if (compiled.length) {
+    lines.push('', 'What the compiler made of them (`npm run bench -- gpu-static`):', '')
+    lines.push('| file | architecture | kernels | most registers | with stack or spills | of them f64 |', '|---|---|--:|--:|--:|--:|')
+    for (const { file, arch, kernels, registers, bad, badF64 } of compiled) {
+      lines.push(`| ${file} | ${arch} | ${kernels} | ${registers} | ${bad + badF64} | ${badF64} |`)
+    }
   }
   if (baselines) lines.push(...renderBaselines(baselines))
   return lines.join('\n') + '\n'

@@ -28,6 +28,7 @@ export interface OpAttrs {
   csr_attention_backward: { heads: number; kv_heads: number; causal: boolean; scale: number; entries: readonly number[]; layout: number }
   cumsum: { axis: number; reverse: boolean }
   dequantize_blocks: { block: number; with_sign: boolean }
+  dequantize_nibbles: { book: readonly number[]; block: number; shape: readonly number[]; dtype: DType }
   div: Record<string, never>
   dropout: { p: number; seed: number; offset: number }
   embedding: { offset: number }
@@ -282,6 +283,11 @@ export const opTable: OpDescription[] = [
     name: 'dequantize_blocks',
     inputs: [input('codes'), input('scales')],
     attrs: [{ name: 'block', type: 'integer' }, { name: 'with_sign', type: 'flag' }],
+  },
+  {
+    name: 'dequantize_nibbles',
+    inputs: [input('codes'), input('scales')],
+    attrs: [{ name: 'book', type: 'numbers' }, { name: 'block', type: 'integer' }, { name: 'shape', type: 'integers' }, { name: 'dtype', type: 'choice', choices: dtypes }],
   },
   {
     name: 'div',
@@ -821,4 +827,4 @@ export const opTable: OpDescription[] = [
 ]
 
 /** Of the table that the addon must have; see addon.opsHash(). */
-export const opTableHash = 1037856803
+export const opTableHash = 3340780324

@@ -8,6 +8,7 @@
 // in registers, and computes the scores again for each slice. Bound by tensor cores.
 // An H100's multiprocessor has 2 blocks of grad_kv and 3 of grad_q (2 above 128 columns of 16 bits or 64 of f32); 1 of f32 heads
 // above 128 columns (160 KB of shared memory). At most 255 registers a thread, 168 where there are 3 blocks.
+// Warps an SM, of heads of 64 and 128 columns: attention_mma_grad_q 12, attention_mma_grad_kv 8.
 #include "cuda/attention_mma.cuh"
 
 namespace lf::cuda {

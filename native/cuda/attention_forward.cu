@@ -3,7 +3,7 @@
 // the next one being copied while one is used. Tiles that no query of the block sees are skipped; only tiles at the edges of
 // what is seen, or under masks, look at single elements. Bound by tensor cores.
 // An H100's multiprocessor has 4 blocks of 16-bit heads of 32 or 64 columns (128 registers), 2 of wider ones (80 to 96 KB of
-// shared memory); 5, 3, 2 and 2 of f32 heads of 32, 64, 128 and 256.
+// shared memory); 5, 3, 2 and 2 of f32 heads of 32, 64, 128 and 256. Warps an SM: attention_mma_forward 8.
 #include "cuda/attention_mma.cuh"
 
 namespace lf::cuda {

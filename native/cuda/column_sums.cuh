@@ -1,4 +1,5 @@
-// The last step of sums over rows that many blocks share: partial sums [parts, columns] are added in order.
+// The last step of sums over rows that many blocks share: partial sums [parts, columns] are added in order. Warps an SM:
+// combine_columns_kernel 64.
 #pragma once
 #include "cuda/kernel.cuh"
 

@@ -1,5 +1,6 @@
 // dropout: y = x * (0 with probability p, else 1 / (1 - p)), with the CPU's random numbers: element e takes word e % 4 of
-// Philox block e / 4. A thread owns one pack of 16 bytes (whole Philox blocks of it). Bound by bytes: x read, y written.
+// Philox block e / 4. A thread owns one pack of 16 bytes (whole Philox blocks of it). Bound by bytes: x read, y
+// written. Warps an SM: dropout_kernel 64.
 #include "api/philox.h"
 #include "cuda/kernel.cuh"
 

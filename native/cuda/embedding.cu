@@ -4,6 +4,7 @@
 // time, so that equal ids keep the order of their places); then the block of the first place of each id adds that id's rows in
 // this order. Rows that no id names are only zeroed. Without ids (the position table) row v gets places v - offset + j * tokens.
 // Bound by bytes; the sort by latency: about 2 us for each 4 bits of the largest id and 16384 ids.
+// Warps an SM: embedding_kernel 64, add_rows_kernel 64, sort_ids_kernel 32.
 #include "cuda/rows.cuh"
 
 namespace lf::cuda {

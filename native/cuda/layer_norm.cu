@@ -7,7 +7,8 @@
 // in order; blocks leave partial sums that combine_columns_kernel adds in order. The number of blocks follows from the
 // shape and the device, and is small enough that partial sums are below a tenth of the data.
 // Wider rows: a block of 512 reads its row three times.
-// Bound by bytes. At most 64 registers and 32 warps an SM (128 and 16 warps with N = 16), each with 16 bytes a lane in flight.
+// Bound by bytes; every warp has 16 bytes a lane in flight or more. At most 64 registers (128 with N = 16). Warps an SM:
+// norm_kernel 24, norm_backward_kernel 24.
 #include "cuda/column_sums.cuh"
 #include "cuda/rows.cuh"
 

@@ -3,7 +3,8 @@
 // the sums of the columns for the gradient of a bias.
 // Rows of logits are as far apart as a multiple of 32, so that any vocabulary moves in packs of 16 bytes. The factor
 // 1 / counted tokens is found on the device. Formulas in native/ops/linear_cross_entropy.cpp, spread of rows in softmax.cuh.
-// Bound by FLOPs: 2 N V C for the loss, three times that with gradients; the kernels here by bytes.
+// Bound by FLOPs: 2 N V C for the loss, three times that with gradients; the kernels here by bytes. Warps
+// an SM: head_kernel 32, scale_kernel 64, total_kernel 64.
 #include "cuda/library.h"
 #include "cuda/softmax.cuh"
 

@@ -2,8 +2,9 @@
 // its epilogue. The rest goes over C once more: exact GELU, SiLU, ReLU, a residual after an activation, everything but sums
 // in f64, GELU in f32 (how exact the library's is, is not documented), and a bias of another format.
 //
-// finish_kernel: a thread owns 16 bytes of C in each of its rows. Bound by bytes; 48 registers or less: 40 warps an SM.
-// row_sums_kernel, column_sums_kernel: sums of op(A) along k, the gradient of a bias. Bound by bytes: A is read once.
+// finish_kernel: a thread owns 16 bytes of C in each of its rows. Bound by bytes; 48 registers or less.
+// row_sums_kernel, column_sums_kernel: sums of op(A) along k, the gradient of a bias. Bound by bytes: A is read
+// once. Warps an SM: finish_kernel 40, column_sums_kernel 48.
 #include "cuda/activation.cuh"
 #include "cuda/column_sums.cuh"
 #include "cuda/rows.cuh"

@@ -1,7 +1,7 @@
 // adamw, sgd, grad_norm_clip; formulas in native/ops/optimizers.cpp. One launch updates all parameters of a group
 // (optimizer_group.cuh): a block owns a chunk of 4096 numbers of one tensor, a thread four packs of it, with the 16-bit copy
-// written in the same pass: 28 bytes a parameter and step with AdamW, 30 with a copy. Bound by bytes; 48 registers: 40 warps
-// an SM.
+// written in the same pass: 28 bytes a parameter and step with AdamW, 30 with a copy. Bound by bytes. Warps an SM:
+// update_kernel 40, squares_kernel 64, clip_kernel 64.
 //
 // grad_norm_clip: blocks leave their sums of squares in f64, one block adds them in order and decides. A norm that is not
 // finite makes the update's kernel leave everything as it is: the decision never leaves the device.

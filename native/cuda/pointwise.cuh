@@ -3,7 +3,7 @@
 //
 // A thread owns a pack of neighbouring results, of 16 bytes in the widest format; each input is one load of the pack, or of
 // a single number where the innermost axis stands still. Where a tensor or row does not start at a multiple of the pack,
-// a thread owns one result. Blocks of 256 threads loop over the grid. Bound by bytes.
+// a thread owns one result. Blocks of 256 threads loop over the grid. Bound by bytes. Warps an SM: pointwise_kernel 48.
 #pragma once
 #include <type_traits>
 #include <utility>

@@ -5,8 +5,8 @@
 //            y + ty, ..., four at a time; the ty partial results meet in shared memory.
 // Where results are few, the elements of each are cut into chunks, by shape alone, one block each; `finish_kernel` combines the
 // chunks' partial results, which lie in the workspace, in a fixed order: the same bits on every run. Bound by the bytes
-// read. Occupancy: 6 to 8 blocks a multiprocessor for the rows; for the columns, whose partial results are in registers, 4 to 8,
-// and 2 or 3 where these are 16 bytes.
+// read. Warps an SM: reduce_rows_kernel 48, reduce_columns_kernel 32 (partial results are in registers; 16 where these are
+// 16 bytes).
 //
 // A reduction R of elements T with partial results R::Partial (4, 8 or 16 bytes without gaps):
 //   initial()                          of no elements

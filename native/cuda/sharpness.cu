@@ -1,7 +1,7 @@
 // sam_ascend, sam_restore; formulas and the layout of `saved` in native/ops/sharpness.cpp. All parameters of a group in one launch
 // each (optimizer_group.cuh): blocks leave the sums of squares of their chunk in f64; one block adds them in order and finds
 // the factor, which stays on the device; blocks move their chunk and leave what was there. Bound by bytes; 256 threads a
-// block, 6 of them a multiprocessor or more.
+// block. Warps an SM: squares_kernel 48, factor_kernel 32, ascend_kernel 48, restore_kernel 64.
 #include "cuda/optimizer_group.cuh"
 
 namespace lf::cuda {

@@ -1,7 +1,7 @@
 // swiglu: y = silu(a) b, and its gradient da = dy b silu'(a), db = dy silu(a), with a and b as two tensors or as the halves of
 // the last axis of one. A thread owns a pack of 16 bytes of y (f64 one number), where rows start at multiples of it; else
-// one number. Bound by bytes: three tensors' worth forward, five backward. 256 threads a block, 6 to 8 of them a
-// multiprocessor.
+// one number. Bound by bytes: three tensors' worth forward, five backward. 256 threads a block.
+// Warps an SM: swiglu_kernel 64, swiglu_backward_kernel 64; f64 48.
 #include "cuda/elementwise_math.cuh"
 #include "cuda/pointwise.cuh"
 

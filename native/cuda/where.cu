@@ -1,5 +1,6 @@
 // where: z = condition ? x : y, and broadcast_to, for elements of any format, which are only moved. Pointwise kernels
-// (pointwise.cuh); rows that are repeated are read once by repeat_kernel. Bound by bytes: 256 threads a block, full occupancy.
+// (pointwise.cuh); rows that are repeated are read once by repeat_kernel. Bound by bytes: 256 threads a block. Warps
+// an SM: repeat_kernel 64.
 #include "cuda/pointwise.cuh"
 
 namespace lf::cuda {
