@@ -129,6 +129,8 @@ export { EncoderDecoder, bartConfig, type EncoderDecoderConfig } from './models/
 export { generate, type GenerateOptions } from './models/generate'
 export { growDepth, growWidth, widenState, type DepthGrowth } from './techniques/grow'
 export { keepLayers, layersKept } from './techniques/layer_drop'
+export { Checkpointing, type ChainForecast, type CheckpointingOptions } from './techniques/checkpointing'
+export { Offload, type OffloadOptions } from './techniques/offload'
 export { freezeLayers } from './techniques/freeze_layers'
 export { assignKernels, measureUnits, unitsByLayer } from './techniques/multi_kernel'
 export { cutBatch, warmupLength } from './techniques/sequence_warmup'

@@ -4,8 +4,8 @@
 //   state        of the optimiser, which is then updated piece by piece (Ren et al., ZeRO-Offload, arXiv 2101.06840)
 //   gradients    of each layer, from its backward pass to the update. Clipping looks at all of them together once.
 //   activations  what the tape holds of each layer (Rajbhandari et al., ZeRO-Infinity, arXiv 2104.07857)
-// The file has no name while it is open, so nothing is left of it after a crash. A step writes what it moves: an SSD that is
-// rated for some hundreds of terabytes takes a year of that, not ten.
+// The file has no name while it is open, so nothing is left of it after a crash. Every step writes what it moves, which wears
+// an SSD: the summary says how much it was.
 import { tmpdir } from 'node:os'
 import type { Chain, ChainWatcher } from '../autograd/chain'
 import type { Tape } from '../autograd/tape'

@@ -2,6 +2,7 @@ import { adamw, defineCard } from '../card'
 
 export default defineCard({
   title: 'Checkpointing in sqrt(layers) stretches',
+  about: [{ kind: 'technique', name: 'checkpointing' }],
   claim: 'Layers that are run again in the backward pass save most of the activations for a third more FLOPs, at the same numbers (Chen et al., arXiv 1604.06174).',
   budget: 'steps',
   improves: 'peakBytes',

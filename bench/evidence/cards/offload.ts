@@ -2,6 +2,7 @@ import { adamw, defineCard } from '../card'
 
 export default defineCard({
   title: 'AdamW state on disk',
+  about: [{ kind: 'technique', name: 'offload' }],
   claim: 'State that waits outside of memory between updates leaves room for a larger model, at the same numbers (Ren et al., arXiv 2101.06840).',
   budget: 'steps',
   improves: 'peakBytes',
