@@ -29,6 +29,7 @@ export const verdicts: Readonly<Record<string, Verdict>> = {
   'technique freeze_layers': { card: 'freeze_layers', verdict: 'worse', against: 'AdamW, 4 layers', difference: '+0.0294 [+0.0229, +0.0359]' },
   'technique ia3': { card: 'ia3', verdict: 'worse', against: 'AdamW on every weight', difference: '+2.1376 [+2.0898, +2.1854]' },
   'technique importance_sampling': { card: 'importance_sampling', verdict: 'worse', against: 'AdamW', difference: '+0.0191 [+0.0108, +0.0275]' },
+  'technique int8_training': { card: 'int8_training', verdict: 'not shown', against: 'AdamW', difference: '+0.0100 [+0.0019, +0.0181]' },
   'technique layer_drop': { card: 'layer_drop', verdict: 'worse', against: 'AdamW, 4 layers', difference: '+0.1034 [+0.0730, +0.1339]' },
   'technique lora': { card: 'lora', verdict: 'worse', against: 'AdamW on every weight', difference: '+0.8548 [+0.8363, +0.8734]' },
   'technique offload': { card: 'offload', verdict: 'better', against: 'AdamW', difference: '+0.0000 [+0.0000, +0.0000]' },
@@ -38,5 +39,6 @@ export const verdicts: Readonly<Record<string, Verdict>> = {
   'technique selective_backprop': { card: 'selective_backprop', verdict: 'worse', against: 'AdamW', difference: '+0.2781 [+0.2601, +0.2961]' },
   'technique sequence_warmup': { card: 'sequence_warmup', verdict: 'not shown', against: 'AdamW, 4 layers', difference: '+0.0006 [−0.0300, +0.0312]' },
   'technique stochastic_depth': { card: 'stochastic_depth', verdict: 'worse', against: 'AdamW, 4 layers', difference: '+0.0800 [+0.0650, +0.0950]' },
+  'technique stochastic_rounding': { card: 'stochastic_rounding', verdict: 'better', against: 'bf16 with f32 masters', difference: '+0.0100 [−0.0052, +0.0252]' },
   'technique swa': { card: 'swa', verdict: 'equal', against: 'AdamW', difference: '+0.0015 [−0.0054, +0.0084]' },
 }

@@ -18,9 +18,9 @@ export function hiddenProducts(model: Module<never, unknown>, technique: string)
 
 /** What cannot be combined with a technique that computes these products itself. */
 export function productExcludes(own: string): Record<string, string> {
-  const others = ['qat', 'int8_training', 'fp8', 'lora', 'ia3'].filter((name) => name !== own)
+  const others = ['qat', 'int8_training', 'fp8', 'lora', 'ia3', 'adapters'].filter((name) => name !== own)
   return {
-    ...Object.fromEntries(others.map((name) => [name, 'both replace the products of the hidden matrices'])),
+    ...Object.fromEntries(others.map((name) => [name, 'both change what the hidden matrices compute'])),
     progressive_stacking: 'layers that come later would not have its products',
   }
 }

@@ -15,6 +15,8 @@ export function narrowWeights(model: Module<never, unknown>, { mode = 'stochasti
 }
 
 const average = 'an average of weights needs them in f32'
+const neighbour = 'a step to a point nearby needs weights in f32'
+const others = 'it computes other weights from f32 masters'
 
 export const stochasticRounding = defineTechnique({
   name: 'stochastic_rounding',
@@ -25,7 +27,13 @@ export const stochasticRounding = defineTechnique({
     rounding: { default: 'stochastic', choices: ['stochastic', 'nearest'], help: 'of updates; nearest loses the small ones' },
     seed: { default: 0, min: 0, integer: true, help: 'of the rounding' },
   },
-  excludes: { ema: average, swa: average, schedule_free: average, progressive_stacking: 'layers that come later would be f32' },
+  excludes: {
+    ...Object.fromEntries(['ema', 'swa', 'schedule_free'].map((name) => [name, average])),
+    ...Object.fromEntries(['sam', 'asam', 'looksam', 'm_sam'].map((name) => [name, neighbour])),
+    ...Object.fromEntries(['sr_ste', 'movement_pruning'].map((name) => [name, others])),
+    adapters: 'adapters take the format of the weights beside them, and need f32',
+    progressive_stacking: 'layers that come later would be f32',
+  },
   make: ({ rounding, seed }) => ({
     adapt: (model) => narrowWeights(model, { mode: rounding as 'stochastic' | 'nearest', seed }),
   }),
