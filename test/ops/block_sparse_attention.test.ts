@@ -9,10 +9,8 @@ import { getDevice } from '../../lib/tensor/device'
 import { scope } from '../../lib/tensor/scope'
 import { Generator } from '../../lib/tensor/random'
 import { setRequiresGrad } from '../../lib/tensor/tensor'
-import { host, jestOnly, opCase, type HostTensor, type Rounding } from '../support/op_case'
-
-// Globals are slow to reach from within jest.
-const { exp, floor } = Math
+import { attentionOver } from '../support/attention_over'
+import { jestOnly, opCase } from '../support/op_case'
 
 interface Attributes {
   pattern: Pattern
@@ -37,39 +35,10 @@ function visibility(attrs: Attributes, heads: number, queries: number, keys: num
   return seen
 }
 
-/** Softmax over the keys that each query sees. */
-function reference(q: HostTensor, k: HostTensor, v: HostTensor, attrs: Attributes, r: Rounding): HostTensor {
-  const [batch, queries, heads, width] = q.shape
-  const [, keys, kvHeads] = k.shape
+/** Keys that a query of a head sees. */
+function keysSeen(attrs: Attributes, heads: number, queries: number, keys: number): (head: number, query: number) => number[] {
   const seen = visibility(attrs, heads, queries, keys)
-  const scale = r(attrs.scale ?? 1 / Math.sqrt(width))
-  const out = new Float64Array(q.data.length)
-  for (let b = 0; b < batch; ++b) {
-    for (let h = 0; h < heads; ++h) {
-      const g = floor(h / (heads / kvHeads))
-      for (let i = 0; i < queries; ++i) {
-        const keysSeen: number[] = []
-        for (let j = 0; j < keys; ++j) if (seen[(h * queries + i) * keys + j]) keysSeen.push(j)
-        const scores = keysSeen.map((j) => {
-          let s = 0
-          for (let d = 0; d < width; ++d) {
-            const x = r(q.data[((b * queries + i) * heads + h) * width + d] * scale)
-            s = r(s + r(x * k.data[((b * keys + j) * kvHeads + g) * width + d]))
-          }
-          return s
-        })
-        const highest = scores.reduce((a, c) => (c > a ? c : a), -Infinity)
-        const exps = scores.map((s) => r(exp(r(s - highest))))
-        const sum = exps.reduce((a, c) => r(a + c), 0)
-        for (let d = 0; d < width; ++d) {
-          let t = 0
-          for (const [n, j] of keysSeen.entries()) t = r(t + r(exps[n] * v.data[((b * keys + j) * kvHeads + g) * width + d]))
-          out[((b * queries + i) * heads + h) * width + d] = sum > 0 ? r(t / sum) : 0
-        }
-      }
-    }
-  }
-  return host(q.shape, out)
+  return (h, i) => Array.from({ length: keys }, (_, j) => j).filter((j) => seen[(h * queries + i) * keys + j])
 }
 
 const run = ([q, k, v]: Parameters<typeof blockSparseAttention>[0][], { pattern, block, kvHeads, scale }: Attributes) => {
@@ -88,7 +57,7 @@ opCase<Attributes>({
   name: 'blockSparseAttention',
   ops: ['block_sparse_attention', 'block_sparse_attention_backward'],
   run,
-  reference: ([q, k, v], attrs, r) => reference(q, k, v, attrs, r),
+  reference: (given, attrs, r) => attentionOver(given, keysSeen(attrs, given[0].shape[2], given[0].shape[1], given[1].shape[1]), attrs.scale, r),
   errorScale: 'tensor',
   samples: [
     qkv(inputs(5, 5, 2, 2, 4, 2), { pattern: full(), block: 16 }),

@@ -14,11 +14,12 @@ import { Generator } from '../../lib/tensor/random'
 import { getDevice } from '../../lib/tensor/device'
 import { scope } from '../../lib/tensor/scope'
 import { setRequiresGrad, tensor, type Tensor } from '../../lib/tensor/tensor'
+import { attentionOver } from '../support/attention_over'
 import { testDevices } from '../support/devices'
-import { host, jestOnly, opCase, type HostTensor, type Rounding } from '../support/op_case'
+import { jestOnly, opCase } from '../support/op_case'
 
 // Globals are slow to reach from within jest.
-const { exp, floor } = Math
+const { floor } = Math
 
 interface Attributes {
   layout: (queries: number, keys: number) => CsrLayout
@@ -34,46 +35,20 @@ interface Attributes {
 const of = (pattern: Pattern, block = 16) => (queries: number, keys: number) => csrLayout(pattern, { queries, keys }, block)
 const visible = new WeakMap<Attributes, CsrLayout>()
 
-/** Softmax over the keys that each query sees. */
-function reference(q: HostTensor, k: HostTensor, v: HostTensor, attrs: Attributes, r: Rounding): HostTensor {
-  const [batch, queries, heads, width] = q.shape
-  const [, keys, kvHeads] = k.shape
-  let layout = visible.get(attrs)
-  if (!layout) visible.set(attrs, (layout = attrs.layout(queries, keys)))
+/** Keys that a query of a head sees: of the listed ones, those that no mask hides. */
+function keysSeen(attrs: Attributes, queries: number, keys: number): (head: number, query: number) => number[] {
+  const layout = visible.get(attrs) ?? attrs.layout(queries, keys)
+  visible.set(attrs, layout)
   const { segment = 0, padding = 0 } = attrs
-  const scale = r(attrs.scale ?? 1 / Math.sqrt(width))
-  const out = new Float64Array(q.data.length)
-  for (let b = 0; b < batch; ++b) {
-    for (let h = 0; h < heads; ++h) {
-      const g = floor(h / (heads / kvHeads))
-      for (let i = 0; i < queries; ++i) {
-        const row = (layout.patterns === 1 ? 0 : h) * queries + i
-        const seen = [...layout.columns.subarray(layout.rowStarts[row], layout.rowStarts[row + 1])].filter(
-          (j) =>
-            !(attrs.causal && j > i + keys - queries) &&
-            !(segment && floor(i / segment) !== floor(j / segment)) &&
-            !(padding && j % padding === padding - 1),
-        )
-        const scores = seen.map((j) => {
-          let s = 0
-          for (let d = 0; d < width; ++d) {
-            const x = r(q.data[((b * queries + i) * heads + h) * width + d] * scale)
-            s = r(s + r(x * k.data[((b * keys + j) * kvHeads + g) * width + d]))
-          }
-          return s
-        })
-        const highest = scores.reduce((a, c) => (c > a ? c : a), -Infinity)
-        const exps = scores.map((s) => r(exp(r(s - highest))))
-        const sum = exps.reduce((a, c) => r(a + c), 0)
-        for (let d = 0; d < width; ++d) {
-          let t = 0
-          for (const [n, j] of seen.entries()) t = r(t + r(exps[n] * v.data[((b * keys + j) * kvHeads + g) * width + d]))
-          out[((b * queries + i) * heads + h) * width + d] = sum > 0 ? r(t / sum) : 0
-        }
-      }
-    }
+  return (h, i) => {
+    const row = (layout.patterns === 1 ? 0 : h) * queries + i
+    return [...layout.columns.subarray(layout.rowStarts[row], layout.rowStarts[row + 1])].filter(
+      (j) =>
+        !(attrs.causal && j > i + keys - queries) &&
+        !(segment && floor(i / segment) !== floor(j / segment)) &&
+        !(padding && j % padding === padding - 1),
+    )
   }
-  return host(q.shape, out)
 }
 
 const keep = new WeakMap<Attributes, CsrLayout>()
@@ -104,7 +79,7 @@ opCase<Attributes>({
   name: 'csrAttention',
   ops: ['csr_attention', 'csr_attention_backward'],
   run,
-  reference: ([q, k, v], attrs, r) => reference(q, k, v, attrs, r),
+  reference: (given, attrs, r) => attentionOver(given, keysSeen(attrs, given[0].shape[1], given[1].shape[1]), attrs.scale, r),
   errorScale: 'tensor',
   samples: [
     qkv(inputs(5, 5, 2, 2, 4, 2), { layout: of(full()) }),
