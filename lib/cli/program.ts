@@ -1,6 +1,6 @@
 // The command line. A command's module is loaded when it runs; its flags are made from the option schema.
 
-import { Command, CommanderError, Option } from 'commander'
+import { Argument, Command, CommanderError, Option } from 'commander'
 
 import { LeanformerError } from '../native/errors'
 import { infoSchema, pruneSchema, quantiseSchema, sampleSchema, techniquesSchema, trainSchema } from './config'
@@ -70,6 +70,11 @@ export function buildProgram(commands: Commands, onExit: (code: number) => void)
     const { description, schema } = commandTable[name]
     const options = describeOptions(schema)
     const command = program.command(name).description(description).allowExcessArguments(false).exitOverride()
+    if (name === 'bench') {
+      command
+        .addArgument(new Argument('[what]', 'whole training steps').choices(['step']).default('step'))
+        .option('--profile', 'operator by operator: GFLOP/s, GB/s, share of the ceilings, the ten worst (always shown)')
+    }
     addFlags(command, options).action(async () => onExit(await commands[name](givenFlags(command, options))))
   }
   return program

@@ -319,6 +319,8 @@ describe('the command line', () => {
     expect((await run('sample', '--run', 'x', '--top-k', '5')).calls).toEqual([['sample', { run: 'x', topK: 5 }]])
     expect((await run('train')).calls).toEqual([['train', {}]])
     expect((await run('demo', '--steps', '5')).calls).toEqual([['demo', { steps: 5 }]])
+    expect((await run('bench', 'step', '--profile', '--steps', '5')).calls).toEqual([['bench', { steps: 5 }]])
+    expect((await run('bench', 'stop')).stderr).toContain("'stop' is invalid")
   })
 
   test('an option that is not one, or not a number, is a coded error with exit code 2', async () => {
