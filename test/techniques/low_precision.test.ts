@@ -40,8 +40,8 @@ async function withGradients(run: (x: Tensor, w: Tensor) => Tensor, [tokens, inn
 }
 
 test('fp8: forward by E4M3, gradients by E5M2, each as if its operands had been rounded', async () => {
-  const scales = () => new Fp8Scale('e4m3', { scaling: 'current', history: 1, margin: 0 }, getDevice('cpu'))
-  const grad = new Fp8Scale('e5m2', { scaling: 'current', history: 1, margin: 0 }, getDevice('cpu'))
+  const scales = () => new Fp8Scale('e4m3', { scaling: 'current', history: 1, margin: 0 }, getDevice())
+  const grad = new Fp8Scale('e5m2', { scaling: 'current', history: 1, margin: 0 }, getDevice())
   const own = await withGradients((x, w) => fp8Linear(x, w, null, null, { input: scales(), weight: scales(), grad }))
   const rounded = async (t: Tensor, format: Fp8Format) => {
     const factor = Math.fround(fp8Largest[format] / Math.max(...(await t.toFloat64()).map(Math.abs)))
@@ -61,7 +61,7 @@ test('int8: the gradients are those of the plain product', async () => {
 })
 
 test('delayed scaling on a scripted sequence of largest magnitudes', async () => {
-  const scale = new Fp8Scale('e4m3', { scaling: 'delayed', history: 3, margin: 1 }, getDevice('cpu'))
+  const scale = new Fp8Scale('e4m3', { scaling: 'delayed', history: 3, margin: 1 }, getDevice())
   const use = (x: number[]) => scope(() => scale.call(tensor(x))).item()
   const step = async (...micro: number[][]) => {
     const used = []

@@ -4,6 +4,7 @@ import { offload } from '../../lib/techniques/offload'
 import type { Technique } from '../../lib/techniques/technique'
 import { getDevice } from '../../lib/tensor/device'
 import { testDevices } from '../support/devices'
+import { collectGarbage } from '../support/garbage'
 import { tinyTrainer, tokenBatch } from '../support/tiny_gpt'
 
 const config = { vocab: 31, context: 16, layers: 4, width: 32, heads: 2, dropout: 0.1 }
@@ -23,6 +24,8 @@ async function run(device: string, techniques: Technique[]) {
   expect(getDevice(device).program().liveBytes).toBe(before)
   return { losses, peak, before }
 }
+
+beforeAll(collectGarbage)
 
 describe.each(testDevices().map(({ name }) => name))('%s', (device) => {
   test('checkpointing, offloading, and both', async () => {

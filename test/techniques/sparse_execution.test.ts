@@ -24,7 +24,7 @@ const ids = () => tensor(Int32Array.from({ length: 32 }, (_, i) => (i * 7) % 31)
 const logits = (model: GPT) => scope(() => noGrad(() => model.eval().call(ids()))).toFloat64()
 
 async function flopsOf(run: () => unknown): Promise<number> {
-  const device = getDevice('cpu')
+  const device = getDevice()
   const before = (await device.synchronize()).flops
   scope(() => void run())
   return (await device.synchronize()).flops - before
@@ -87,7 +87,7 @@ test('a gradient of the input flows through the unfolded matrix; three of four a
   const { setRequiresGrad } = await import('../../lib/tensor/tensor')
   const layer = new Linear(8, 6)
   const w = await mul(layer.weight.tensor, groupMask(layer.weight.tensor)).toFloat32()
-  layer.pack(new SparseWeight(toTwoOfFour(w, [6, 8])!, [6, 8], '2:4', getDevice('cpu')))
+  layer.pack(new SparseWeight(toTwoOfFour(w, [6, 8])!, [6, 8], '2:4', getDevice()))
   const x = setRequiresGrad(randn([3, 8], { generator: new Generator(7) }))
   const delta = randn([3, 6], { generator: new Generator(8) })
   scope(() => backward(sum(mul(layer.call(x), delta))))
