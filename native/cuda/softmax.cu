@@ -2,7 +2,7 @@
 // Along another axis than the last a thread owns a row and its neighbours the rows beside it.
 // Bound by bytes: every number is read once and written once (wider rows: read twice). Registers: 80 with a warp a row, which
 // has 128 bytes a lane on their way, 64 at most with a block a row (32 warps). Warps an SM: softmax_kernel 24,
-// softmax_backward_kernel 24, cross_entropy_backward_kernel 64, wide_cross_entropy_kernel 64.
+// softmax_backward_kernel 24, cross_entropy_backward_kernel 48, wide_cross_entropy_kernel 64.
 #include "cuda/softmax.cuh"
 
 namespace lf::cuda {
