@@ -16,6 +16,7 @@ export const delayedUpdate = defineTechnique({
   source: 'Ren et al., arXiv 2101.06840',
   settings: { from: { default: 40, min: 0, integer: true, help: 'first step whose gradients wait' } },
   excludes: { sam: twice, asam: twice, looksam: twice, m_sam: twice, noise_scale: twice, sophia_curvature: twice },
+  neutral: { settings: { from: 1e9 } },
   make: ({ from }) => {
     const waiting = new Map<string, Tensor>()
     return {

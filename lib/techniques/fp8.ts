@@ -17,6 +17,7 @@ export const fp8 = defineTechnique({
     margin: { default: 0, min: 0, integer: true, help: 'powers of 2 left free above the largest magnitude' },
   },
   excludes: { ...productExcludes('fp8'), importance_sampling: 'norms of single gradients are not known for products of codes' },
+  neutral: 'none: rounding to 8 bits has no strength',
   make: (settings) => {
     let products: Fp8Product[] = []
     return {

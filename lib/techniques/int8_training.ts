@@ -13,6 +13,7 @@ export const int8Training = defineTechnique({
   source: 'Wortsman et al., arXiv 2304.13013',
   settings: {},
   excludes: productExcludes('int8_training'),
+  neutral: 'none: rounding to 8 bits has no strength',
   make: () => ({
     adapt(model) {
       for (const layer of hiddenProducts(model, 'int8_training')) layer.adapter = new Int8Product()

@@ -48,6 +48,7 @@ export const qat = defineTechnique({
     movement_pruning: 'both give layers other weights than the masters',
     importance_sampling: 'norms of single gradients are not known for weights on a grid',
   },
+  neutral: { settings: { bits: 0 } },
   make: ({ bits, input_bits: inputBits, method, weights, inputs, start, freeze }) => {
     let grids: FakeQuantised[] = []
     let steps = 1

@@ -31,9 +31,11 @@ export const stochasticRounding = defineTechnique({
     ...Object.fromEntries(['ema', 'swa', 'schedule_free'].map((name) => [name, average])),
     ...Object.fromEntries(['sam', 'asam', 'looksam', 'm_sam'].map((name) => [name, neighbour])),
     ...Object.fromEntries(['sr_ste', 'movement_pruning'].map((name) => [name, others])),
+    sophia: 'curvature is averaged beside weights in f32',
     adapters: 'adapters take the format of the weights beside them, and need f32',
     progressive_stacking: 'layers that come later would be f32',
   },
+  neutral: 'none: weights of 16 bits are other weights',
   make: ({ rounding, seed }) => ({
     adapt: (model) => narrowWeights(model, { mode: rounding as 'stochastic' | 'nearest', seed }),
   }),
