@@ -13,6 +13,8 @@ const benchmarks: Readonly<Partial<Record<string, () => Promise<unknown>>>> = {
   attention: () => import('./attention/run'),
   // From which density on products with sparse matrices are faster.
   sparse: () => import('./sparse/run'),
+  // Importing the library in a fresh process.
+  import: () => import('./import/run'),
   // Products of int8 codes.
   'low-precision': () => import('./low_precision/run'),
 }

@@ -11,7 +11,7 @@ if (!existsSync(path.join(root, 'build', 'Release', 'addon.node'))) {
   const native = spawnSync(process.execPath, [path.join(root, 'native', 'build.cjs')], { stdio: 'inherit' })
   if (native.status !== 0) process.exit(1)
 }
-buildIfStale()
+await buildIfStale()
 const main = path.join(root, 'dist', 'cli', 'main.js')
 const child = spawn(process.execPath, [main, 'demo', ...process.argv.slice(2)], { stdio: 'inherit' })
 // ^C reaches the child as well, which saves and stops by itself; this process waits for it.

@@ -3,8 +3,6 @@
 // start positions; so the state of the reader is one number, the index of the next micro-batch, and any index is read
 // in O(1). Evaluation: windows that follow each other without overlap; the last one is padded with ignored targets.
 
-import { createHash } from 'node:crypto'
-
 import { LeanformerError } from '../native/errors'
 import { Permutation } from './permutation'
 import { readText } from './text'
@@ -198,6 +196,7 @@ export async function loadTextDataset(options: TextDatasetOptions): Promise<Text
   const { tokenizer: spec, context, batch, seed } = options
   const tokenizer = typeof spec === 'string' ? await createTokenizer(spec, text) : spec
   const parts = splitText(text, options.validation)
+  const { createHash } = await import('node:crypto') // slow to load, and needed here alone
   const trainTokens = tokenizer.encode(parts.train)
   const validationTokens = tokenizer.encode(parts.validation)
   return {

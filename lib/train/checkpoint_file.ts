@@ -7,7 +7,6 @@
 // stay. Loading checks every byte against the manifest; a damaged checkpoint is reported and the one before it is
 // taken.
 
-import { createHash } from 'node:crypto'
 import * as fs from 'node:fs/promises'
 import { join } from 'node:path'
 
@@ -53,7 +52,9 @@ const kModelPrefix = 'model.'
 const kHashChunk = 1 << 20
 
 const stepName = (step: number): string => `step-${String(step).padStart(6, '0')}`
-const sha256 = (data: string | Uint8Array): string => createHash('sha256').update(data).digest('hex')
+/** Loads node:crypto on the first call: it is slow to load, and most programs that import the library need it late or never. */
+const newHash = async () => (await import('node:crypto')).createHash('sha256')
+const sha256 = async (data: string): Promise<string> => (await newHash()).update(data).digest('hex')
 
 /** Writes the checkpoint of `step`, returns its path. Nothing that was there is touched until it is safely on disk. */
 export async function saveCheckpoint(
@@ -107,7 +108,7 @@ async function writeFiles(
   const rest = Object.fromEntries(entries.filter((entry) => !isModel(entry)))
   const manifest: Manifest = { format: 'leanformer-checkpoint', version: 1, step, files: {} }
   const write = async (name: string, parts: Iterable<Uint8Array>): Promise<void> => {
-    const hash = createHash('sha256')
+    const hash = await newHash()
     let bytes = 0
     const file = await io.open(join(folder, name), 'wx')
     try {
@@ -126,7 +127,7 @@ async function writeFiles(
   await write(kOptimizer, safetensorsParts(rest))
   await write(kState, [Buffer.from(encodeState(state))])
   await write(kManifest, [
-    Buffer.from(JSON.stringify({ ...manifest, checksum: sha256(JSON.stringify(manifest)) }, null, 1)),
+    Buffer.from(JSON.stringify({ ...manifest, checksum: await sha256(JSON.stringify(manifest)) }, null, 1)),
   ])
   await syncDirectory(io, folder)
 }
@@ -228,7 +229,7 @@ export async function loadCheckpoint(dir: string, options: LoadOptions = {}): Pr
 }
 
 async function readCheckpoint(path: string, step: number): Promise<Checkpoint> {
-  const manifest = parseManifest(await fs.readFile(join(path, kManifest), 'utf8'), step)
+  const manifest = await parseManifest(await fs.readFile(join(path, kManifest), 'utf8'), step)
   for (const [name, expected] of Object.entries(manifest.files)) await verifyFile(path, name, expected)
   const model = await readSafetensors(join(path, kModel))
   const rest = await readSafetensors(join(path, kOptimizer))
@@ -241,7 +242,7 @@ async function readCheckpoint(path: string, step: number): Promise<Checkpoint> {
   }
 }
 
-function parseManifest(text: string, step: number): Manifest {
+async function parseManifest(text: string, step: number): Promise<Manifest> {
   let value: Manifest & { checksum: string }
   try {
     value = JSON.parse(text) as typeof value
@@ -249,7 +250,7 @@ function parseManifest(text: string, step: number): Manifest {
     throw new Error(`${kManifest} is not JSON: ${(error as Error).message}`)
   }
   const { checksum, ...manifest } = value ?? {}
-  if (checksum !== sha256(JSON.stringify(manifest))) throw new Error(`${kManifest} does not match its own checksum`)
+  if (checksum !== (await sha256(JSON.stringify(manifest)))) throw new Error(`${kManifest} does not match its own checksum`)
   if (manifest.format !== 'leanformer-checkpoint' || manifest.version !== 1) {
     throw new Error(
       `${kManifest} has format ${manifest.format} ${manifest.version}; this version reads leanformer-checkpoint 1`,
@@ -268,7 +269,7 @@ async function verifyFile(path: string, name: string, expected: { bytes: number;
   try {
     const { size } = await handle.stat()
     if (size !== expected.bytes) throw new Error(`${name} has ${size} bytes in place of ${expected.bytes}`)
-    const hash = createHash('sha256')
+    const hash = await newHash()
     const buffer = Buffer.allocUnsafe(Math.min(kHashChunk, Math.max(1, size)))
     for (;;) {
       const { bytesRead } = await handle.read(buffer, 0, buffer.length, null)
