@@ -3,6 +3,12 @@
 
 import { main } from './program'
 
+// A reader that has seen enough, as `| head` does.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error
+  process.exit()
+})
+
 process.exitCode = await main(process.argv.slice(2), process.stderr, {
   train: async (flags) => {
     const [{ trainCommand }, { startTraining }] = await Promise.all([import('./train'), import('./training_run')])
