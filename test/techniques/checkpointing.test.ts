@@ -12,6 +12,7 @@ import { collectGarbage } from '../support/garbage'
 import { tinyTrainer, tokenBatch } from '../support/tiny_gpt'
 
 beforeAll(collectGarbage)
+afterEach(collectGarbage) // what is refused leaves a model
 
 interface Case {
   config: Partial<GPTConfig> & { context: number; vocab: number; layers: number }

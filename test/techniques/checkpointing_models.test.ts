@@ -23,6 +23,7 @@ import { collectGarbage } from '../support/garbage'
 // Tests that want another device name it.
 beforeAll(() => setDefaultDevice('cpu'))
 beforeAll(collectGarbage)
+afterEach(collectGarbage) // what is refused leaves a model
 
 const ids = (rows: number, tokens: number, shift = 0, device = 'cpu') =>
   tensor(Int32Array.from({ length: rows * tokens }, (_, i) => (i * 7 + shift) % 13), [rows, tokens], { device })

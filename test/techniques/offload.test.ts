@@ -21,6 +21,7 @@ import { tinyTrainer, tokenBatch } from '../support/tiny_gpt'
 // Tests that want another device name it.
 beforeAll(() => setDefaultDevice('cpu'))
 beforeAll(collectGarbage)
+afterEach(collectGarbage) // refused trainers leave their models
 afterEach(async () => {
   getDevice('cpu').setMemoryLimit(0)
   getDevice('cpu').clearError()
