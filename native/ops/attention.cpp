@@ -259,7 +259,7 @@ void forward_head(const Shape& s, const Visibility& sees, const T* q, const T* k
         if (now == static_cast<Acc>(kMinusInfinity)) now = 0;  // nothing seen yet: every exp below is 0
         V sum{};
         for (int64_t c = 0; c < kKeyBlock; c += kLanes) {
-          const V p = quick_exp(load(row + c) - now);
+          const V p = exp(load(row + c) - now);
           sum += p;
           store(row + c, p);
         }
@@ -354,7 +354,7 @@ void backward_group(const Shape& s, const Masks& masks, const Gradients<T, Acc>&
           const Acc log_sum = lse[q0 + r] == static_cast<Acc>(kMinusInfinity) ? Acc{} : lse[q0 + r];
           if (s.dropout > 0) dropout_row(s, dropout_base + (q0 + r) * s.keys + k0, kKeyBlock, kept);
           for (int64_t c = 0; c < kKeyBlock; c += kLanes) {
-            const V p = quick_exp(load(p_row + c) - log_sum);
+            const V p = exp(load(p_row + c) - log_sum);
             V dp = load(g_row + c);
             if (s.dropout > 0) {
               const V keep = load(kept + c);

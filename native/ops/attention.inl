@@ -1,7 +1,7 @@
 // What the attention kernels of one instruction set share: sizes and strides, masks and biases, dropout, scratch memory.
 #pragma once
 #include "api/philox.h"
-#include "cpu/quick_math.h"
+#include "cpu/simd.h"
 #include "cpu/small_product.inl"
 
 namespace lf {

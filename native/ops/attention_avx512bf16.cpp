@@ -108,7 +108,7 @@ void forward_head(const Shape& s, const Visibility& sees, const bf16* q, const b
         if (highest[r] == hidden) {
           highest[r] = best;  // nothing was seen before: there is nothing to scale
         } else if (!(best <= highest[r])) {
-          const float shrink = quick_exp(splat(highest[r] - best))[0];
+          const float shrink = exp(splat(highest[r] - best))[0];
           total[r] *= shrink;
           for (int64_t d = 0; d < padded; d += kVf) store(sums + r * padded + d, load(sums + r * padded + d) * shrink);
           highest[r] = best;
@@ -116,7 +116,7 @@ void forward_head(const Shape& s, const Visibility& sees, const bf16* q, const b
         const float now = highest[r] == hidden ? 0.0f : highest[r];  // nothing seen yet: every exp below is 0
         Vf p[kKeyBlock / kVf], sum{};
         for (int c = 0; c < kKeyBlock / kVf; ++c) {
-          p[c] = quick_exp(load(row + c * kVf) * scale - now);
+          p[c] = exp(load(row + c * kVf) * scale - now);
           sum += p[c];
         }
         total[r] += reduce_add(sum);
@@ -211,7 +211,7 @@ void backward_group(const Shape& s, const Masks& masks, const Gradients<bf16, fl
             Vf weight[2] = {}, grad[2] = {};
             for (int i = 0; i < count; ++i) {
               const int64_t at = (r + i) * kKeyBlock + c;
-              const Vf p = quick_exp(load(scores + at) * scale - log_sum[r + i]);
+              const Vf p = exp(load(scores + at) * scale - log_sum[r + i]);
               Vf dp = load(weight_grads + at);
               weight[i] = p;
               if (s.dropout > 0) {

@@ -78,7 +78,7 @@ LF_OP({.name = "linear_cross_entropy",
 #include <cstdio>
 
 #include "cpu/gemm.h"
-#include "cpu/quick_math.h"
+#include "cpu/simd.h"
 
 namespace lf {
 namespace {
@@ -97,7 +97,7 @@ Acc finish_row(Acc* z, Out* grad, int64_t vocab, int64_t target, double smoothin
   V exps{}, total{};
   for_lanes<Acc>(vocab, [&](int64_t i, int64_t n) {
     const V v = load_some(z + i, n);
-    V e = quick_exp(v - highest);
+    V e = exp(v - highest);
     for (int64_t k = n; k < Lanes<Acc>::n; ++k) e[k] = 0;
     exps += e;
     total += v;
@@ -112,7 +112,7 @@ Acc finish_row(Acc* z, Out* grad, int64_t vocab, int64_t target, double smoothin
   const Acc uniform = spread / static_cast<Acc>(vocab);
   const V factor = constant<V>(scale);
   for_lanes<Acc>(vocab, [&](int64_t i, int64_t n) {
-    const V p = quick_exp(load_some(z + i, n) - log_sum);
+    const V p = exp(load_some(z + i, n) - log_sum);
     store_some(grad + i, (p - uniform) * factor, n);
   });
   const Acc p = exp(splat(picked - log_sum))[0];

@@ -6,7 +6,7 @@
 // Bound by FLOPs: per unit of k, kMR * kNV multiply-adds meet kNV loads and kMR broadcasts.
 #pragma once
 #include "cpu/gemm.h"
-#include "cpu/quick_math.h"
+#include "cpu/simd.h"
 
 namespace lf {
 namespace {
@@ -21,9 +21,9 @@ LF_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 template <class V>
 LF_INLINE V activate(Activation activation, V x) {
   switch (activation) {
-    case Activation::kGeluTanh: return quick_gelu_tanh(x);
+    case Activation::kGeluTanh: return gelu_tanh(x);
     case Activation::kGeluErf: return gelu_erf(x);
-    case Activation::kSilu: return quick_silu(x);
+    case Activation::kSilu: return silu(x);
     case Activation::kRelu: return relu(x);
     case Activation::kNone: break;
   }
@@ -32,7 +32,7 @@ LF_INLINE V activate(Activation activation, V x) {
 template <class V>
 LF_INLINE V activation_derivative(Activation activation, V x) {
   switch (activation) {
-    case Activation::kGeluTanh: return quick_gelu_tanh_derivative(x);
+    case Activation::kGeluTanh: return gelu_tanh_derivative(x);
     case Activation::kGeluErf: return gelu_erf_derivative(x);
     case Activation::kSilu: return silu_derivative(x);
     case Activation::kRelu: return relu_derivative(x);
