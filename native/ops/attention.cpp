@@ -3,7 +3,7 @@
 // Inputs and masks are described in lib/ops/attention.ts. Bound by FLOPs; everything a task touches stays in its cache.
 // Random numbers of dropout: element ((b * heads + h) * queries + i) * keys + j of the operator's Philox block.
 #ifdef LF_SCHEMA_PASS
-#include "core/op.h"
+#include "ops/attention_inputs.h"
 
 namespace lf {
 namespace {
@@ -18,70 +18,40 @@ const std::vector<AttrSpec>& attention_attrs() {
   return kAttrs;
 }
 
-struct Sizes {
-  int64_t batch, queries, keys, heads, kv_heads, width;
+struct Sizes : HeadSizes {
   bool packed;
 };
 
-// `q`, `k`, `v`, `key_mask`, `segments`, `slopes` are input positions.
-Sizes check(const OpCall& call, int q, int k, int v, int key_mask, int segments, int slopes) {
-  Sizes s{};
-  s.heads = call.integer(kHeads);
-  s.kv_heads = call.integer(kKvHeads);
-  if (s.heads < 1 || s.kv_heads < 1 || s.heads % s.kv_heads) {
-    call.fail(kArgument, "heads (%lld) must be a multiple of kv_heads (%lld)", (long long)s.heads, (long long)s.kv_heads);
-  }
+// `q` and `key_mask` are positions of inputs; k and v follow q, segments and slopes follow key_mask.
+Sizes check(const OpCall& call, int q, int key_mask) {
+  const int k = q + 1, v = q + 2, segments = key_mask + 1, slopes = key_mask + 2;
+  const int64_t heads = call.integer(kHeads), kv_heads = call.integer(kKvHeads);
   if (call.number(kDropout) < 0 || call.number(kDropout) >= 1) {
     call.fail(kArgument, "dropout must be at least 0 and below 1, got %g", call.number(kDropout));
   }
   if (call.integer(kWindow) < 0) call.fail(kArgument, "window must not be negative");
-  call.check_floating(q);
-  const TensorView& query = call.in(q);
+  Sizes s{};
   s.packed = !call.has(k);
   if (s.packed != !call.has(v)) call.fail(kArgument, "k and v come together, or not at all when q is packed");
-  s.batch = query.shape[0];
   if (s.packed) {
+    check_heads(call, heads, kv_heads);
+    call.check_floating(q);
     call.check_rank(q, 3, 3);
-    const int64_t parts = s.heads + 2 * s.kv_heads;
+    const TensorView& query = call.in(q);
+    const int64_t parts = heads + 2 * kv_heads;
     if (query.dim(2) % parts) {
       call.fail(kShape, "packed q has shape %s; its last axis must be a multiple of heads + 2 kv_heads = %lld",
                 shape_text(query).c_str(), (long long)parts);
     }
-    s.width = query.dim(2) / parts;
-    s.queries = s.keys = query.dim(1);
+    static_cast<HeadSizes&>(s) = {query.dim(0), query.dim(1), query.dim(1), heads, kv_heads, query.dim(2) / parts};
   } else {
-    call.check_rank(q, 4, 4);
-    call.check_rank(k, 4, 4);
-    call.check_same_dtype(q, k);
-    call.check_same_dtype(q, v);
-    call.check_same_shape(k, v);
-    const TensorView& key = call.in(k);
-    s.width = query.dim(3);
-    s.queries = query.dim(1);
-    s.keys = key.dim(1);
-    if (query.dim(2) != s.heads || key.dim(2) != s.kv_heads || key.dim(3) != s.width || key.dim(0) != s.batch) {
-      call.fail(kShape, "q has shape %s and k %s; q is [batch, queries, %lld, width], k [batch, keys, %lld, width]",
-                shape_text(query).c_str(), shape_text(key).c_str(), (long long)s.heads, (long long)s.kv_heads);
-    }
+    static_cast<HeadSizes&>(s) = check_heads_of(call, q, heads, kv_heads);
   }
   const int64_t kv_length = call.integer(kKvLength);
   if (kv_length < 0 || kv_length > s.keys) {
     call.fail(kArgument, "kv_length %lld is not within 0 and %lld keys", (long long)kv_length, (long long)s.keys);
   }
-  auto check_grid = [&](int i, int64_t columns, bool integers) {
-    if (!call.has(i)) return;
-    const TensorView& given = call.in(i);
-    const bool right = integers ? given.dtype == DType::kI32 : given.dtype == DType::kU8 || given.dtype == DType::kBool;
-    if (given.rank != 2 || given.dim(0) != s.batch || given.dim(1) != columns || !right) {
-      call.fail(kShape, "%s is %s, needs %s [%lld, %lld]", call.op->inputs[static_cast<size_t>(i)].name,
-                view_text(given).c_str(), integers ? "i32" : "bool", (long long)s.batch, (long long)columns);
-    }
-  };
-  check_grid(key_mask, s.keys, false);
-  check_grid(segments, s.keys, true);
-  if (call.has(segments) && s.queries != s.keys) {
-    call.fail(kShape, "segments need as many queries as keys, got %lld and %lld", (long long)s.queries, (long long)s.keys);
-  }
+  check_masks(call, s, key_mask, segments);
   if (call.has(slopes) && (call.in(slopes).numel != s.heads || call.in(slopes).dtype != DType::kF32)) {
     call.fail(kShape, "slopes is %s, needs f32 [%lld]", view_text(call.in(slopes)).c_str(), (long long)s.heads);
   }
@@ -113,7 +83,7 @@ LF_OP({.name = "attention",
        .attrs = attention_attrs(),
        .shape =
            [](OpCall& call) {
-             const Sizes s = check(call, 0, 1, 2, 3, 4, 5);
+             const Sizes s = check(call, 0, 3);
              const DType dtype = call.in(0).dtype;
              if (s.packed) {
                call.output(dtype, {s.batch, s.queries, s.heads * s.width});
@@ -125,7 +95,7 @@ LF_OP({.name = "attention",
        // Two products of 2 * width each a pair.
        .cost =
            [](const OpCall& call) {
-             const Sizes s = check(call, 0, 1, 2, 3, 4, 5);
+             const Sizes s = check(call, 0, 3);
              return io_cost_with_flops(call, 4.0 * static_cast<double>(s.batch * s.heads * s.width) * visible_pairs(call, s));
            }})
 
@@ -142,7 +112,7 @@ LF_OP({.name = "attention_backward",
        .attrs = attention_attrs(),
        .shape =
            [](OpCall& call) {
-             const Sizes s = check(call, 1, 2, 3, 6, 7, 8);
+             const Sizes s = check(call, 1, 6);
              call.check_same_shape(0, 4);
              call.check_same_dtype(0, 1);
              call.output_like(call.in(1));
@@ -154,7 +124,7 @@ LF_OP({.name = "attention_backward",
        // Five products: S = QK^T again, dP = dO V^T, dV, dQ, dK.
        .cost =
            [](const OpCall& call) {
-             const Sizes s = check(call, 1, 2, 3, 6, 7, 8);
+             const Sizes s = check(call, 1, 6);
              return io_cost_with_flops(call, 10.0 * static_cast<double>(s.batch * s.heads * s.width) * visible_pairs(call, s));
            }})
 

@@ -5,7 +5,7 @@
 // also given the same entries by blocks of keys (column_starts, column_entries, entry_rows), for devices that add up keys'
 // gradients block by block. Built and explained in lib/ops/block_sparse_attention.ts. Bound by FLOPs.
 #ifdef LF_SCHEMA_PASS
-#include "core/op.h"
+#include "ops/attention_inputs.h"
 
 namespace lf {
 namespace {
@@ -18,36 +18,16 @@ const std::vector<AttrSpec>& sparse_attrs() {
   return kAttrs;
 }
 
-struct Sizes {
-  int64_t batch, queries, keys, heads, kv_heads, width, block, patterns;
+struct Sizes : HeadSizes {
+  int64_t block, patterns;
 };
 
 // `q` and `layout` are the positions of q and of row_starts among the inputs.
 Sizes check(const OpCall& call, int q, int layout) {
-  Sizes s{};
-  s.heads = call.integer(0);
-  s.kv_heads = call.integer(1);
+  Sizes s{check_heads_of(call, q, call.integer(0), call.integer(1))};
   s.block = call.integer(2);
-  if (s.heads < 1 || s.kv_heads < 1 || s.heads % s.kv_heads) {
-    call.fail(kArgument, "heads (%lld) must be a multiple of kv_heads (%lld)", (long long)s.heads, (long long)s.kv_heads);
-  }
   if (s.block != 16 && s.block != 32 && s.block != 64 && s.block != 128) {
     call.fail(kArgument, "block must be 16, 32, 64 or 128, got %lld", (long long)s.block);
-  }
-  call.check_floating(q);
-  for (int i = q; i < q + 3; ++i) {
-    call.check_rank(i, 4, 4);
-    call.check_same_dtype(q, i);
-  }
-  call.check_same_shape(q + 1, q + 2);
-  const TensorView &query = call.in(q), &key = call.in(q + 1);
-  s.batch = query.shape[0];
-  s.queries = query.shape[1];
-  s.width = query.shape[3];
-  s.keys = key.shape[1];
-  if (query.dim(2) != s.heads || key.dim(2) != s.kv_heads || key.dim(3) != s.width || key.dim(0) != s.batch) {
-    call.fail(kShape, "q has shape %s and k %s; q is [batch, queries, %lld, width], k [batch, keys, %lld, width]",
-              shape_text(query).c_str(), shape_text(key).c_str(), (long long)s.heads, (long long)s.kv_heads);
   }
   auto integers = [&](int i, int rank) {
     call.check_dtype(i, DType::kI32);

@@ -6,7 +6,7 @@
 // Besides the lists, the causal rule, segments and key_mask hide pairs as in attention. Rows that see nothing give zeros.
 // Built in lib/ops/csr_attention.ts. Bound by reading a row of keys and of values for each pair.
 #ifdef LF_SCHEMA_PASS
-#include "core/op.h"
+#include "ops/attention_inputs.h"
 
 namespace lf {
 namespace {
@@ -20,34 +20,14 @@ const std::vector<AttrSpec>& csr_attrs() {
   return kAttrs;
 }
 
-struct Sizes {
-  int64_t batch, queries, keys, heads, width, patterns;
+struct Sizes : HeadSizes {
+  int64_t patterns;
   double entries;  // of all patterns
 };
 
 // `q`, `lists` and `masks` are the positions of q, row_starts and key_mask among the inputs.
 Sizes check(const OpCall& call, int q, int lists, int masks) {
-  Sizes s{};
-  s.heads = call.integer(kHeads);
-  const int64_t kv_heads = call.integer(kKvHeads);
-  if (s.heads < 1 || kv_heads < 1 || s.heads % kv_heads) {
-    call.fail(kArgument, "heads (%lld) must be a multiple of kv_heads (%lld)", (long long)s.heads, (long long)kv_heads);
-  }
-  call.check_floating(q);
-  for (int i = q; i < q + 3; ++i) {
-    call.check_rank(i, 4, 4);
-    call.check_same_dtype(q, i);
-  }
-  call.check_same_shape(q + 1, q + 2);
-  const TensorView &query = call.in(q), &key = call.in(q + 1);
-  s.batch = query.shape[0];
-  s.queries = query.shape[1];
-  s.width = query.shape[3];
-  s.keys = key.shape[1];
-  if (query.dim(2) != s.heads || key.dim(2) != kv_heads || key.dim(3) != s.width || key.dim(0) != s.batch) {
-    call.fail(kShape, "q has shape %s and k %s; q is [batch, queries, %lld, width], k [batch, keys, %lld, width]",
-              shape_text(query).c_str(), shape_text(key).c_str(), (long long)s.heads, (long long)kv_heads);
-  }
+  Sizes s{check_heads_of(call, q, call.integer(kHeads), call.integer(kKvHeads))};
   s.patterns = call.list_size(kEntries);
   int64_t total = 0;
   for (int i = 0; i < s.patterns; ++i) {
@@ -68,20 +48,7 @@ Sizes check(const OpCall& call, int q, int lists, int masks) {
     call.fail(kShape, "row_starts %s and columns %s are not stacked copies of %lld queries with %lld entries",
               shape_text(call.in(lists)).c_str(), shape_text(call.in(lists + 1)).c_str(), (long long)s.queries, (long long)total);
   }
-  auto check_grid = [&](int i, bool integers) {
-    if (!call.has(i)) return;
-    const TensorView& given = call.in(i);
-    const bool right = integers ? given.dtype == DType::kI32 : given.dtype == DType::kU8 || given.dtype == DType::kBool;
-    if (given.rank != 2 || given.dim(0) != s.batch || given.dim(1) != s.keys || !right) {
-      call.fail(kShape, "%s is %s, needs %s [%lld, %lld]", call.input_name(i), view_text(given).c_str(), integers ? "i32" : "bool",
-                (long long)s.batch, (long long)s.keys);
-    }
-  };
-  check_grid(masks, false);
-  check_grid(masks + 1, true);
-  if (call.has(masks + 1) && s.queries != s.keys) {
-    call.fail(kShape, "segments need as many queries as keys, got %lld and %lld", (long long)s.queries, (long long)s.keys);
-  }
+  check_masks(call, s, masks, masks + 1);
   return s;
 }
 

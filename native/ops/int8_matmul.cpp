@@ -160,52 +160,27 @@ LF_INLINE Wide add_pairs(Wide sum, Wide a, Wide b) { return _mm256_add_epi32(sum
 #define LF_VNNI(sum, a, b) _mm256_dpbusd_avx_epi32(sum, a, b)
 #endif
 
-void multiply_pairs(const Shape& s, const uint32_t* a, const uint32_t* b, int32_t* out) {
-  Wide sums[kMR][kNV];
-#pragma GCC unroll 16
-  for (int i = 0; i < kMR; ++i)
-#pragma GCC unroll 4
-    for (int j = 0; j < kNV; ++j) sums[i][j] = zero_wide();
-  for (int64_t u = 0; u < s.units; ++u) {
-    Wide columns[kNV];
-#pragma GCC unroll 4
-    for (int j = 0; j < kNV; ++j) columns[j] = load_wide(b + u * kNR + j * kVf);
-#pragma GCC unroll 16
-    for (int i = 0; i < kMR; ++i) {
-      const Wide row = splat_wide(a[i * s.stride + u]);
-#pragma GCC unroll 4
-      for (int j = 0; j < kNV; ++j) sums[i][j] = add_pairs(sums[i][j], row, columns[j]);
-    }
+// Two functions of one text: the second is for machines with the VNNI instructions, which nothing else here may use.
+#define LF_MULTIPLY(name, attributes, add)                                                              \
+  attributes void name(const Shape& s, const uint32_t* a, const uint32_t* b, int32_t* out) {            \
+    Wide sums[kMR][kNV];                                                                                \
+    _Pragma("GCC unroll 16") for (int i = 0; i < kMR; ++i) {                                            \
+      _Pragma("GCC unroll 4") for (int j = 0; j < kNV; ++j) sums[i][j] = zero_wide();                   \
+    }                                                                                                   \
+    for (int64_t u = 0; u < s.units; ++u) {                                                             \
+      Wide columns[kNV];                                                                                \
+      _Pragma("GCC unroll 4") for (int j = 0; j < kNV; ++j) columns[j] = load_wide(b + u * kNR + j * kVf); \
+      _Pragma("GCC unroll 16") for (int i = 0; i < kMR; ++i) {                                          \
+        const Wide row = splat_wide(a[i * s.stride + u]);                                               \
+        _Pragma("GCC unroll 4") for (int j = 0; j < kNV; ++j) sums[i][j] = add(sums[i][j], row, columns[j]); \
+      }                                                                                                 \
+    }                                                                                                   \
+    _Pragma("GCC unroll 16") for (int i = 0; i < kMR; ++i) {                                            \
+      _Pragma("GCC unroll 4") for (int j = 0; j < kNV; ++j) store_wide(out + i * kNR + j * kVf, sums[i][j]); \
+    }                                                                                                   \
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < kMR; ++i)
-#pragma GCC unroll 4
-    for (int j = 0; j < kNV; ++j) store_wide(out + i * kNR + j * kVf, sums[i][j]);
-}
-
-// The same source for machines with the VNNI instructions, which the rest of this file may not use.
-__attribute__((target(LF_VNNI_TARGET), noinline)) void multiply_quads(const Shape& s, const uint32_t* a, const uint32_t* b, int32_t* out) {
-  Wide sums[kMR][kNV];
-#pragma GCC unroll 16
-  for (int i = 0; i < kMR; ++i)
-#pragma GCC unroll 4
-    for (int j = 0; j < kNV; ++j) sums[i][j] = zero_wide();
-  for (int64_t u = 0; u < s.units; ++u) {
-    Wide columns[kNV];
-#pragma GCC unroll 4
-    for (int j = 0; j < kNV; ++j) columns[j] = load_wide(b + u * kNR + j * kVf);
-#pragma GCC unroll 16
-    for (int i = 0; i < kMR; ++i) {
-      const Wide row = splat_wide(a[i * s.stride + u]);
-#pragma GCC unroll 4
-      for (int j = 0; j < kNV; ++j) sums[i][j] = LF_VNNI(sums[i][j], row, columns[j]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kMR; ++i)
-#pragma GCC unroll 4
-    for (int j = 0; j < kNV; ++j) store_wide(out + i * kNR + j * kVf, sums[i][j]);
-}
+LF_MULTIPLY(multiply_pairs, , add_pairs)
+LF_MULTIPLY(multiply_quads, __attribute__((target(LF_VNNI_TARGET), noinline)), LF_VNNI)
 #else
 void multiply_ones(const Shape& s, const uint32_t* a, const uint32_t* b, int32_t* out) {
   Vi sums[kMR][kNV] = {};
