@@ -18,9 +18,7 @@ const byteUnits: Readonly<Record<string, number>> = {
   tib: 2 ** 40,
 }
 
-/** `1.5GiB`, `500 MB`, `1024` or a number of bytes. */
-
-/** null: not a number of bytes from 1 on. */
+/** `1.5GiB`, `500 MB`, `1024`; null: not a number of bytes from 1 on. */
 export function bytesOf(text: string): number | null {
   const match = /^\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*$/i.exec(text)
   const unit = match ? byteUnits[match[2].toLowerCase()] : undefined

@@ -21,7 +21,7 @@ import { tensor, type Tensor } from '../tensor/tensor'
 import { saveCheckpoint } from '../train/checkpoint_file'
 import { structureOf } from '../train/compressed'
 import { formatBytes, formatCount } from '../train/format'
-import { toHost } from '../train/host_tensor'
+import { bytesOfTensors, toHost } from '../train/host_tensor'
 import { RunFolder } from '../train/run_folder'
 import { pruneSchema, quantiseSchema } from './config'
 import { findEntry } from './entries'
@@ -89,7 +89,7 @@ async function compress(
       }
       const tensors = [...model.state().values()]
       const packed = linearTargets(model).reduce((n, { layer }) => n + (layer.packed instanceof IntWeight ? layer.shape[0] * layer.shape[1] - sizeOf(layer.packed) : 0), 0)
-      return { parameters: tensors.reduce((n, { size }) => n + size, 0) + packed, bytes: await bytesOf(tensors), loss: sum / tokens }
+      return { parameters: tensors.reduce((n, { size }) => n + size, 0) + packed, bytes: bytesOfTensors(tensors), loss: sum / tokens }
     }
     const before = await sizes()
     await change(model, { batches, loss })
@@ -111,9 +111,6 @@ async function compress(
 
 /** Numbers that a packed matrix keeps: codes and scales. */
 const sizeOf = (packed: IntWeight) => [...packed.state().values()].reduce((n, { size }) => n + size, 0)
-
-/** Bytes of tensors in a file. */
-const bytesOf = async (tensors: Tensor[]) => (await Promise.all(tensors.map((value) => toHost(value)))).reduce((n, { data }) => n + data.byteLength, 0)
 
 export async function pruneCommand(flags: Record<string, unknown>, stdout: Writable = process.stdout): Promise<number> {
   const { values } = resolveOptions(pruneSchema, [{ origin: 'flag', values: flags }])

@@ -6,13 +6,13 @@
 // Sources: Krishnamoorthi, arXiv 1806.08342; Esser et al., arXiv 1902.08153.
 import { noGrad, record } from '../autograd/tape'
 import { cast } from '../ops/cast'
-import { add, div, greater, logicalNot, maximum, minimum, mul, scale, sub } from '../ops/elementwise'
+import { abs, add, div, greater, logicalNot, maximum, mul, scale, sub } from '../ops/elementwise'
 import { sum } from '../ops/reductions'
 import { reshape } from '../ops/reshape'
 import { where } from '../ops/where'
 import { scope } from '../tensor/scope'
 import { tensor, type Tensor } from '../tensor/tensor'
-import { roundEven } from './int_weight'
+import { clamp as clampTo, roundEven } from './int_weight'
 
 /** The ends of a grid, in steps. */
 export interface Grid {
@@ -27,7 +27,7 @@ export function signedGrid(bits: number, symmetric = true): Grid {
 }
 
 const constant = (value: number, like: Tensor) => tensor([value], [1], { device: like.device })
-const clamp = (x: Tensor, { low, high }: Grid) => minimum(maximum(x, constant(low, x)), constant(high, x))
+const clamp = (x: Tensor, { low, high }: Grid) => clampTo(x, low, high)
 const above = (x: Tensor, value: number) => greater(x, constant(value, x))
 const below = (x: Tensor, value: number) => greater(constant(value, x), x)
 const inside = (x: Tensor, { low, high }: Grid) => logicalNot(above(maximum(sub(x, constant(high, x)), sub(constant(low, x), x)), 0))
@@ -78,7 +78,7 @@ export function lsq(x: Tensor, step: Tensor, grid: Grid): Tensor {
 export function firstStep(x: Tensor, { high }: Grid, perRow: boolean): Tensor {
   return scope(() =>
     noGrad(() => {
-      const sizes = maximum(cast(x, 'f32'), scale(cast(x, 'f32'), -1))
+      const sizes = abs(cast(x, 'f32'))
       const [rows] = x.shape
       const total = perRow ? reshape(sum(sizes, [1]), [rows, 1]) : reshape(sum(sizes), [1])
       return maximum(scale(total, (2 * total.size) / (x.size * Math.sqrt(high))), constant(1e-8, x))

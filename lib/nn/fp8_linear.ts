@@ -13,7 +13,7 @@ import { abs, add, div, greater, maximum, minimum, mul } from '../ops/elementwis
 import { fp8Largest, fromFp8, toFp8, type Fp8Format } from '../ops/fp8'
 import { matmul, type MatmulOptions } from '../ops/matmul'
 import { max, sum } from '../ops/reductions'
-import { reshape } from '../ops/reshape'
+import { reshape, rowsOf } from '../ops/reshape'
 import { slice, writeSlice } from '../ops/slice'
 import { where } from '../ops/where'
 import { keep, scope } from '../tensor/scope'
@@ -124,8 +124,6 @@ function product(a: Codes, formatA: Fp8Format, b: Codes, formatB: Fp8Format, opt
   // One after the other: the product of two large scales may be infinite.
   return mul(sums, mul(div(one, a.scale), div(one, b.scale)))
 }
-
-const rowsOf = (t: Tensor) => t.viewAs([t.shape[t.rank - 1] ? t.size / t.shape[t.rank - 1] : 0, t.shape[t.rank - 1]])
 
 /** y = x W^T + bias (+ residual) in 8-bit formats, forward and backward. x [..., in], w [out, in]; f32, f16, bf16. */
 export function fp8Linear(x: Tensor, w: Tensor, bias: Tensor | null, residual: Tensor | null, scales: Fp8Scales): Tensor {

@@ -54,7 +54,8 @@ const codesOf = (w: Tensor, scales: Tensor, top: number) => clamp(roundEven(div(
 const errorOf = (w: Tensor, scales: Tensor, top: number, importance: Tensor) =>
   sum(mul(square(sub(w, mul(codesOf(w, scales, top), scales))), importance), [1], { keepdims: true })
 
-function clamp(x: Tensor, low: number, high: number): Tensor {
+/** x kept within low and high. */
+export function clamp(x: Tensor, low: number, high: number): Tensor {
   const like = (value: number) => tensor([value], [1], { device: x.device, dtype: x.dtype })
   return minimum(maximum(x, like(low)), like(high))
 }

@@ -9,12 +9,12 @@ import { add } from '../ops/elementwise'
 import { int8Matmul, quantizeRows, type QuantizedRows } from '../ops/int8_matmul'
 import { matmul } from '../ops/matmul'
 import { sum } from '../ops/reductions'
+import { rowsOf } from '../ops/reshape'
 import { scope } from '../tensor/scope'
 import type { Tensor } from '../tensor/tensor'
 import type { Linear } from './linear'
 import { Module } from './module'
 
-const rowsOf = (t: Tensor) => t.viewAs([t.shape[t.rank - 1] ? t.size / t.shape[t.rank - 1] : 0, t.shape[t.rank - 1]])
 type Narrow = 'f32' | 'f16' | 'bf16'
 
 /** Records y = x W^T + bias + residual, however it was computed, with the gradients of plain products of x and w. */

@@ -6,6 +6,7 @@ import { inFormatOf } from '../ops/broadcast'
 import { linear } from '../ops/linear'
 import { matmul } from '../ops/matmul'
 import { sum } from '../ops/reductions'
+import { rowsOf } from '../ops/reshape'
 import { scope } from '../tensor/scope'
 import type { Tensor } from '../tensor/tensor'
 import { Module } from './module'
@@ -42,10 +43,9 @@ export abstract class PackedWeight extends Module<[dtype: DType]> {
 /** linear() with a packed weight: x [..., in] -> [..., out]. */
 export function packedLinear(x: Tensor, weight: PackedWeight, bias?: Tensor | null, residual?: Tensor | null): Tensor {
   const out = scope(() => noGrad(() => linear(x, weight.call(x.dtype), bias, residual)))
-  const rows = (t: Tensor) => t.viewAs([t.size / t.shape[t.rank - 1], t.shape[t.rank - 1]])
   record('packed_linear', [x, bias, residual], [out], [x], ([grad], [input], context) =>
     noGrad(() => {
-      const g = rows(inFormatOf(grad!, input))
+      const g = rowsOf(inFormatOf(grad!, input))
       const dx = context.needs(0) ? matmul(g, weight.call(input.dtype)).viewAs(input.shape) : null
       return [dx, context.needs(1) ? sum(g, [0]) : null, context.needs(2) ? grad : null]
     }),

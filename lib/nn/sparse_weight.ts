@@ -15,7 +15,8 @@ import { Constant, PackedWeight } from './packed_weight'
 /** How a sparse matrix is laid out: rows x 1 blocks, or 2 of 4. */
 export type SparseLayout = 'csr' | 'rows2' | 'rows4' | '2:4'
 
-const rowsOf = { csr: 1, rows2: 2, rows4: 4 } as const
+/** Rows of a block. */
+export const blockRows = { csr: 1, rows2: 2, rows4: 4 } as const
 
 /** The parts of a layout, on the host. */
 export interface SparseParts {
@@ -90,7 +91,7 @@ export class SparseWeight extends PackedWeight {
     const [out] = this.shape
     const [values, places] = [this.values.tensor, this.places.tensor]
     if (!this.offsets || this.layout === '2:4') return { values, places, out }
-    return { values, places, offsets: this.offsets.tensor, out, rows: rowsOf[this.layout], columns: 1 }
+    return { values, places, offsets: this.offsets.tensor, out, rows: blockRows[this.layout], columns: 1 }
   }
 
   /** The matrix with its zeros, by the product with the unit matrix. */

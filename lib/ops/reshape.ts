@@ -25,6 +25,12 @@ export function reshape(x: Tensor, shape: readonly number[]): Tensor {
   return out
 }
 
+/** x [..., n] as [rows, n]; a plain view, not recorded. */
+export function rowsOf(x: Tensor): Tensor {
+  const n = x.shape[x.rank - 1]
+  return x.viewAs([n ? x.size / n : 0, n])
+}
+
 /** Axes `from` to `to` (both included; negative ones count from the end) become one. A tensor of no axes becomes [1]. */
 export function flatten(x: Tensor, from = 0, to = -1): Tensor {
   if (x.rank === 0) return reshape(x, [1])

@@ -55,20 +55,27 @@ export interface StatePaging {
 /** Numbers of narrow masters that are f32 at a time. */
 const mostWide = 2 ** 22
 
+/** A group's members in pieces of at most so many numbers, or of one member. */
+function inPieces(named: [string, Parameter][], most: number): [string, Parameter][][] {
+  const pieces: [string, Parameter][][] = []
+  let room = -1
+  for (const member of named) {
+    const { size } = member[1].tensor
+    if (size > room) {
+      pieces.push([])
+      room = Math.max(most, size)
+    }
+    room -= size
+    pieces[pieces.length - 1].push(member)
+  }
+  return pieces
+}
+
 /** A group's members cut into updates: those with f32 masters at once, of narrow ones as many as fit. */
 function updatedTogether(named: [string, Parameter][]): [string, Parameter][][] {
-  const parts = [named.filter(([, parameter]) => !parameter.isNarrow), []]
-  let wide = 0
-  for (const member of named.filter(([, parameter]) => parameter.isNarrow)) {
-    const { size } = member[1].tensor
-    if (wide + size > mostWide && parts.at(-1)!.length) {
-      parts.push([])
-      wide = 0
-    }
-    parts.at(-1)!.push(member)
-    wide += size
-  }
-  return parts.filter((part) => part.length)
+  const whole = named.filter(([, parameter]) => !parameter.isNarrow)
+  const narrow = named.filter(([, parameter]) => parameter.isNarrow)
+  return [...(whole.length ? [whole] : []), ...inPieces(narrow, mostWide)]
 }
 
 export interface OptimizerState {
@@ -117,17 +124,7 @@ export abstract class Optimizer {
 
   private updateInPieces(named: [string, Parameter][], { pager, pieceBytes, gradients }: StatePaging, update: (piece: [string, Parameter][]) => void): void {
     if (gradients) for (const [, parameter] of named) pager.pageOut(parameter.grad!)
-    const pieces: [string, Parameter][][] = []
-    let room = 0
-    for (const member of named) {
-      const bytes = 4 * member[1].tensor.size
-      if (bytes > room) {
-        pieces.push([])
-        room = Math.max(pieceBytes, bytes)
-      }
-      room -= bytes
-      pieces[pieces.length - 1].push(member)
-    }
+    const pieces = inPieces(named, Math.floor(pieceBytes / 4))
     const states = (piece: [string, Parameter][]) => piece.flatMap(([name]) => [...this.slotsOf(name).values()])
     for (const [i, piece] of pieces.entries()) {
       const next = pieces[i + 1] ?? []

@@ -14,7 +14,7 @@ import { Rescale } from '../nn/rescale'
 import { abs, greater, mul } from '../ops/elementwise'
 import { cast } from '../ops/cast'
 import { concat } from '../ops/concat'
-import { reshape } from '../ops/reshape'
+import { reshape, rowsOf } from '../ops/reshape'
 import { mean } from '../ops/reductions'
 import { slice } from '../ops/slice'
 import { topK } from '../ops/sort'
@@ -80,7 +80,7 @@ export async function layerScores(model: DistillableModel, run: () => unknown): 
   const found = scope(() =>
     noGrad(() => {
       const { states } = withLayerStates(model, run)
-      const rows = (x: Tensor) => reshape(cast(x, 'f32'), [x.size / x.shape[x.rank - 1], x.shape[x.rank - 1]])
+      const rows = (x: Tensor) => rowsOf(cast(x, 'f32'))
       return states.slice(1).map((state, i) => mean(cosineDistance(rows(states[i]), rows(state))))
     }),
   )

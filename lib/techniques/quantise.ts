@@ -9,6 +9,7 @@ import { linearTargets, partNames } from '../nn/linear_parts'
 import { Module } from '../nn/module'
 import { abs, div, maximum, mul, scale, sqrt, square } from '../ops/elementwise'
 import { max, mean } from '../ops/reductions'
+import { rowsOf } from '../ops/reshape'
 import { accumulate } from '../ops/accumulate'
 import { keep, scope } from '../tensor/scope'
 import { tensor, type Tensor } from '../tensor/tensor'
@@ -24,8 +25,7 @@ class Watch extends Module<[x: Tensor, residual: Tensor | null, layer: Linear]> 
   private calls = 0
 
   forward(x: Tensor, residual: Tensor | null, layer: Linear): Tensor {
-    const width = x.shape[x.rank - 1]
-    const squares = mean(square(x.viewAs([x.size / width, width])), [0])
+    const squares = mean(square(rowsOf(x)), [0])
     if (this.total) accumulate(this.total, squares)
     else this.total = keep(squares)
     this.calls++

@@ -6,7 +6,7 @@ import { noGrad } from '../autograd/tape'
 import { linearTargets, partNames } from '../nn/linear_parts'
 import type { Linear } from '../nn/linear'
 import type { Module } from '../nn/module'
-import { SparseWeight, toBlocks, toTwoOfFour, type SparseLayout, type SparseParts } from '../nn/sparse_weight'
+import { blockRows, SparseWeight, toBlocks, toTwoOfFour, type SparseLayout, type SparseParts } from '../nn/sparse_weight'
 import { scope } from '../tensor/scope'
 
 /** Densities of blocks below which a layout is faster than the dense product on a CPU with AVX-512, 512 tokens and more. */
@@ -28,9 +28,9 @@ export interface SparseReport {
 function choose(w: Float32Array, shape: readonly [number, number]): { layout: SparseLayout; parts: SparseParts } | null {
   let best: { layout: SparseLayout; parts: SparseParts } | null = null
   let least = 1
-  for (const [layout, rows] of [['csr', 1], ['rows2', 2], ['rows4', 4]] as const) {
-    if (shape[0] % rows !== 0) continue
-    const parts = toBlocks(w, shape, rows)
+  for (const layout of ['csr', 'rows2', 'rows4'] as const) {
+    const parts = partsOf(w, shape, layout)
+    if (!parts) continue
     const time = parts.values.length / w.length / crossovers[layout]
     if (time < least) [best, least] = [{ layout, parts }, time]
   }
@@ -39,8 +39,7 @@ function choose(w: Float32Array, shape: readonly [number, number]): { layout: Sp
 
 function partsOf(w: Float32Array, shape: readonly [number, number], layout: SparseLayout): SparseParts | null {
   if (layout === '2:4') return toTwoOfFour(w, shape)
-  const rows = { csr: 1, rows2: 2, rows4: 4 } as const
-  return shape[0] % rows[layout] === 0 ? toBlocks(w, shape, rows[layout]) : null
+  return shape[0] % blockRows[layout] === 0 ? toBlocks(w, shape, blockRows[layout]) : null
 }
 
 /**

@@ -13,6 +13,9 @@ export interface PagerStats {
   waitSeconds: number
 }
 
+const abandoned = new FinalizationRegistry<number>((number) => addon.closePager(number))
+
+/** Closed when nobody holds it any more, or by close(). */
 export class Pager {
   private readonly number: number
 
@@ -20,6 +23,7 @@ export class Pager {
   constructor(folder: string | null) {
     check(addon.openPager(folder ?? ''))
     this.number = resultOfCall()
+    abandoned.register(this, this.number)
   }
 
   /** Takes the tensor out of the device's memory, with everything else that shares its memory. */

@@ -12,9 +12,10 @@ import type { Module } from '../nn/module'
 import { NF4Weight } from '../nn/nf4'
 import type { PackedWeight } from '../nn/packed_weight'
 import type { Parameter } from '../nn/parameter'
-import { SparseWeight, type SparseLayout } from '../nn/sparse_weight'
+import { blockRows, SparseWeight, type SparseLayout } from '../nn/sparse_weight'
 import { keepLayers } from '../techniques/layer_drop'
 import type { PrunableModel } from '../techniques/prune'
+import { bytesOfTensors } from './host_tensor'
 import { loadParameters, writeTensors } from './pretrained'
 
 type Packing =
@@ -58,7 +59,7 @@ function emptyWeight({ tensor }: Parameter, packing: Packing): PackedWeight {
   if (packing.form === 'nf4') return new NF4Weight(tensor, packing)
   if (packing.form === 'int') return new IntWeight(tensor, packing)
   const [out, inner] = tensor.shape
-  const rows = { csr: 1, rows2: 2, rows4: 4, '2:4': 0 }[packing.layout]
+  const rows = packing.layout === '2:4' ? 0 : blockRows[packing.layout]
   const parts = {
     values: new Float32Array(packing.kept),
     places: rows ? new Int32Array(packing.places) : new Uint8Array(packing.places),
@@ -73,8 +74,7 @@ export async function saveCompressed(folder: string, model: Module<never, unknow
   const tensors = model.state()
   await writeTensors(join(folder, 'model.safetensors'), tensors)
   await writeFile(join(folder, 'config.json'), `${JSON.stringify({ config: model.config, structure: structureOf(model) }, null, 2)}\n`)
-  const bytes = { f32: 4, f64: 8, bf16: 2, f16: 2, i32: 4, i64: 8 } as Record<string, number>
-  return [...tensors.values()].reduce((n, { size, dtype }) => n + size * (bytes[dtype] ?? 1), 0)
+  return bytesOfTensors(tensors.values())
 }
 
 /** Gives a model that was just built the shape that structureOf() found; its values are to be loaded then. */

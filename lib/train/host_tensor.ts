@@ -1,6 +1,6 @@
 // Tensors on the host, as checkpoints hold them, and the way of a file's tensors to a device, in pieces: loading takes
 // little memory beside what is loaded.
-import { newHostArray } from '../native/dtype'
+import { dtypeBytes, newHostArray } from '../native/dtype'
 import { noGrad } from '../autograd/tape'
 import { cast } from '../ops/cast'
 import { zeros } from '../ops/creation'
@@ -25,6 +25,13 @@ export function fromHost({ dtype, shape, data }: HostTensor, device: Device): Te
   const typed = newHostArray(dtype, shape.reduce((n, d) => n * d, 1))
   new Uint8Array(typed.buffer).set(data)
   return tensor(typed, shape, { dtype, device })
+}
+
+/** Bytes of tensors in a file. */
+export function bytesOfTensors(tensors: Iterable<Tensor>): number {
+  let bytes = 0
+  for (const { size, dtype } of tensors) bytes += size * dtypeBytes(dtype)
+  return bytes
 }
 
 /** Fills `target`, of the same size and maybe another format, in place. One load at a time waits for the device. */
