@@ -78,7 +78,7 @@ LF_INLINE Vf load(const f16* p) {
 #elif LF_ISA == LF_ISA_AVX2
   return reinterpret_cast<Vf>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #else
-  Vf v;
+  Vf v{};
   for (int i = 0; i < kVf; ++i) v[i] = to_float(p[i]);
   return v;
 #endif

@@ -24,8 +24,7 @@ struct Sizes : HeadSizes {
 
 // `q` and `layout` are the positions of q and of row_starts among the inputs.
 Sizes check(const OpCall& call, int q, int layout) {
-  Sizes s{check_heads_of(call, q, call.integer(0), call.integer(1))};
-  s.block = call.integer(2);
+  Sizes s{check_heads_of(call, q, call.integer(0), call.integer(1)), call.integer(2), 0};
   if (s.block != 16 && s.block != 32 && s.block != 64 && s.block != 128) {
     call.fail(kArgument, "block must be 16, 32, 64 or 128, got %lld", (long long)s.block);
   }

@@ -27,8 +27,7 @@ struct Sizes : HeadSizes {
 
 // `q`, `lists` and `masks` are the positions of q, row_starts and key_mask among the inputs.
 Sizes check(const OpCall& call, int q, int lists, int masks) {
-  Sizes s{check_heads_of(call, q, call.integer(kHeads), call.integer(kKvHeads))};
-  s.patterns = call.list_size(kEntries);
+  Sizes s{check_heads_of(call, q, call.integer(kHeads), call.integer(kKvHeads)), call.list_size(kEntries), 0};
   int64_t total = 0;
   for (int i = 0; i < s.patterns; ++i) {
     if (call.item(kEntries, i) < 0) call.fail(kArgument, "a pattern has %lld entries", (long long)call.item(kEntries, i));

@@ -128,8 +128,12 @@ void comparison_row(const T* x, int64_t x_step, const T* y, int64_t y_step, uint
   }
 }
 
-template <class T, class Z, class Row>
-LF_INLINE void for_pairs(const KernelArgs* args, Row row) {
+template <class T, class Z>
+using Row = void (*)(const T* x, int64_t x_step, const T* y, int64_t y_step, Z* z, int64_t n);
+
+// One walk for all functions of a dtype: they differ by the call for each row, and compile once each.
+template <class T, class Z>
+int32_t for_pairs(const KernelArgs* args, Row<T, Z> row) {
   const Walk walk = plan_walk(args->inputs, 2, args->outputs[0]);
   const T *x = args->inputs[0].as<T>(), *y = args->inputs[1].as<T>();
   Z* z = args->outputs[0].as<Z>();
@@ -137,6 +141,7 @@ LF_INLINE void for_pairs(const KernelArgs* args, Row row) {
   for_rows(walk, args->outputs[0].numel, kGrain, [&](const int64_t* offsets, int64_t at, int64_t n) {
     row(x + offsets[0], x_step, y + offsets[1], y_step, z + at, n);
   });
+  return kOk;
 }
 
 template <class F>
@@ -166,8 +171,7 @@ int32_t comparison(const KernelArgs* args) {
 
 template <class F>
 int32_t logical(const KernelArgs* args) {
-  for_pairs<Bool, uint8_t>(args, comparison_row<F, Bool>);
-  return kOk;
+  return for_pairs<Bool, uint8_t>(args, comparison_row<F, Bool>);
 }
 
 int32_t logical_not(const KernelArgs* args) {

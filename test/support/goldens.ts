@@ -8,7 +8,7 @@ import type { Tensor } from '../../lib/tensor/tensor'
 import { fromHost } from '../../lib/train/host_tensor'
 import { decodeSafetensors, type HostTensor } from '../../lib/train/safetensors'
 
-const folder = path.join(__dirname, '..', 'goldens')
+const folder = path.resolve('test/goldens')
 
 export function goldenFacts(stem: string) {
   return JSON.parse(readFileSync(path.join(folder, `${stem}.json`), 'utf8'))
