@@ -19,14 +19,18 @@ import type { Workload } from './workloads'
 interface Setup extends Workload {
   precision: 'f32' | 'bf16'
   threads: number
+  /** Largest global norm of the gradients; 0: each parameter is updated in the backward pass. */
+  clip: number
   weights?: string
 }
 
-export const device = getDevice('cpu')
+const device = getDevice('cpu')
 const cpuMs = () => {
   const { user, system } = process.cpuUsage()
   return (user + system) / 1000
 }
+
+const lr = 1e-3
 
 /** The stream of tokens that bench/README.md defines. */
 function token(i: number, vocab: number): number {
@@ -39,7 +43,7 @@ function buildModel({ model, layers, width, heads, kv_heads: kvHeads, hidden, co
   return model === 'llama' ? new Llama({ ...shape, kvHeads, normEps: 1e-5, tiedHead: true }) : new GPT({ ...shape, kvHeads })
 }
 
-export class Run {
+class Run {
   private readonly model: GPT | Bert
   private readonly optimizer: AdamW
   private position = 0
@@ -77,10 +81,15 @@ export class Run {
     const [start, cpu] = [performance.now(), cpuMs()]
     const { value } = scope(() => {
       const loss = this.loss()
-      backward(loss)
-      const { clip } = clipGradNorm(this.model.parameters().map((parameter) => parameter.grad!), { maxNorm: 1 })
-      this.optimizer.step(1e-3, clip)
-      this.optimizer.zeroGrad()
+      if (this.setup.clip === 0) {
+        const update = this.optimizer.stepByParameter(lr)
+        backward(loss, null, { complete: (leaf) => update(leaf) })
+      } else {
+        backward(loss)
+        const { clip } = clipGradNorm(this.model.parameters().map((parameter) => parameter.grad!), { maxNorm: this.setup.clip })
+        this.optimizer.step(lr, clip)
+        this.optimizer.zeroGrad()
+      }
       return { value: loss.item() }
     })
     const loss = await value
@@ -123,7 +132,6 @@ async function answer(command: { cmd: string; n?: number } & Setup): Promise<unk
   throw new Error(`${command.cmd} is not a command: setup, step, generate, profile, memory, quit`)
 }
 
-if (process.argv[1].endsWith('leanformer_step.mjs')) {
 for await (const line of createInterface({ input: process.stdin })) {
   const command = JSON.parse(line)
   if (command.cmd === 'quit') break
@@ -136,4 +144,3 @@ for await (const line of createInterface({ input: process.stdin })) {
   process.stdout.write(`${JSON.stringify(result)}\n`)
 }
 process.exit(0)
-}

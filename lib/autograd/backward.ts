@@ -26,6 +26,37 @@ export interface WalkOptions {
   observe?: (record: TapeRecord, outputGrads: (Tensor | null)[]) => void
   /** false: the gradients of leaves are not computed. Default true. */
   leaves?: boolean
+  /**
+   * Called once for each leaf with a gradient as soon as nothing can be added to it any more, and nothing that is still to
+   * come reads the leaf: it may be changed in place, and its gradient taken away.
+   */
+  complete?: (leaf: Tensor) => void
+}
+
+/** Tells when the gradient of a leaf is complete: when the first of the records that use it was passed. */
+class Completion {
+  private readonly uses = new Map<Tensor, number>()
+
+  constructor(
+    records: readonly TapeRecord[],
+    private readonly complete: (leaf: Tensor) => void,
+  ) {
+    for (const record of records) for (const leaf of leavesOf(record)) this.uses.set(leaf, (this.uses.get(leaf) ?? 0) + 1)
+  }
+
+  passed(record: TapeRecord): void {
+    for (const leaf of leavesOf(record)) {
+      const left = this.uses.get(leaf)! - 1
+      this.uses.set(leaf, left)
+      if (left === 0 && leaf.grad) this.complete(leaf)
+    }
+  }
+}
+
+function leavesOf(record: TapeRecord): Set<Tensor> {
+  const leaves = new Set(record.leaves)
+  for (const { needsGrad, leaf } of record.inputs) if (needsGrad && leaf) leaves.add(leaf)
+  return leaves
 }
 
 class Context implements GradientContext {
@@ -65,6 +96,7 @@ class Context implements GradientContext {
 /** Runs one tape from the gradients in `grads`, by tensor id. They must be kept; they are disposed here, like all inner ones. */
 export function backwardTape(tape: Tape, grads: Map<number, Tensor>, options: WalkOptions = {}): void {
   noGrad(() => {
+    const completion = options.complete && new Completion(tape.records, options.complete)
     for (let r = tape.records.length - 1; r >= 0; --r) {
       const record = tape.records[r]
       tape.records.length = r
@@ -80,6 +112,7 @@ export function backwardTape(tape: Tape, grads: Map<number, Tensor>, options: Wa
         grads.get(id)?.dispose()
         grads.delete(id)
       }
+      completion?.passed(record)
     }
   })
 }

@@ -36,11 +36,13 @@ export function measureChain(stages: readonly Stage[], x: Tensor, done: (costs: 
   let entry = x.requiresGrad ? live() : -1
   let first = x
   const starts: RandomState[] = []
+  const leaves = new Set<Tensor>()
   const forward: Pick<StageCosts, 'output' | 'runPeak' | 'runFlops'>[] = []
   for (const stage of stages) {
     starts.push(defaultGenerator.state())
     const level = mark()
-    const { result, wanted } = probeGradients(() => stage(h))
+    const { result, wanted, leaves: used } = probeGradients(() => stage(h))
+    for (const leaf of used) leaves.add(leaf)
     const { peak, flops } = since(level)
     if (entry < 0 && wanted) [entry, first, frozen] = [level, h, starts.length - 1]
     if (entry >= 0) forward.push({ output: live() - level, runPeak: peak, runFlops: flops })
@@ -89,7 +91,7 @@ export function measureChain(stages: readonly Stage[], x: Tensor, done: (costs: 
     mark()
     if (costs.length === forward.length) done({ stages: costs, turn, frozen, entry })
     return [grad ? adopt(grad) : null]
-  })
+  }, undefined, leaves)
   if (first !== x) first.dispose()
   return output
 }

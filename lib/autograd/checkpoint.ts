@@ -14,7 +14,7 @@ import { currentTape, probeGradients, recordAlways, Tape, withTape } from './tap
 export function checkpoint(fn: (...inputs: Tensor[]) => Tensor, inputs: readonly Tensor[]): Tensor {
   if (currentTape() === null) return scope(() => fn(...inputs))
   const random = defaultGenerator.state()
-  const { result, wanted } = probeGradients(() => scope(() => fn(...inputs)))
+  const { result, wanted, leaves } = probeGradients(() => scope(() => fn(...inputs)))
   if (!wanted) return result
   // A layer that is skipped returns its input; the record needs an identity of its own.
   const output = inputs.includes(result) ? result.detach() : result
@@ -44,6 +44,6 @@ export function checkpoint(fn: (...inputs: Tensor[]) => Tensor, inputs: readonly
     })
     for (const grad of grads.values()) if (!inputGrads.includes(grad)) grad.dispose()
     return inputGrads
-  })
+  }, undefined, leaves)
   return output
 }

@@ -49,6 +49,8 @@ export interface TapeRecord {
   /** By position in `saved`, what recall() makes again instead of being held. */
   recipes?: Map<number, Recipe & { versions: number[] }>
   gradient: GradientFunction
+  /** Leaves that the gradient reaches without their being inputs: those of a part of the model that is run again. */
+  leaves?: ReadonlySet<Tensor>
   /** Called when the backward pass comes to this record. */
   reached?: () => void
   /** What else observers of the tape need to know of the operator. */
@@ -120,27 +122,41 @@ export function noGrad<T>(fn: () => T): T {
   return withTape(null, fn)
 }
 
-let gradientsWanted = false
+interface Probe {
+  /** Whether a tape would have had anything to record. */
+  wanted: boolean
+  /** The leaves that its records would have had as inputs. */
+  leaves: Set<Tensor>
+}
+let probe: Probe | null = null
 
-/** Runs `fn` without recording; `wanted` says whether a tape would have had anything to record. */
-export function probeGradients<T>(fn: () => T): { result: T; wanted: boolean } {
-  const before = gradientsWanted
-  gradientsWanted = false
+/** Runs `fn` without recording, and finds out what a tape would have recorded. */
+export function probeGradients<T>(fn: () => T): Probe & { result: T } {
+  const outer = probe
+  const own: Probe = { wanted: false, leaves: new Set() }
+  probe = own
   try {
-    return { result: noGrad(fn), wanted: gradientsWanted }
+    return { result: noGrad(fn), ...own }
   } finally {
-    gradientsWanted ||= before
+    probe = outer
+    if (outer) {
+      outer.wanted ||= own.wanted
+      for (const leaf of own.leaves) outer.leaves.add(leaf)
+    }
   }
 }
 
 /** Whether an operator on these inputs would be recorded. */
 export function recording(inputs: readonly (Tensor | null | undefined)[]): boolean {
+  let wanted = false
   for (const input of inputs) {
     if (!input?.requiresGrad) continue
-    gradientsWanted = true
-    return current !== null
+    wanted = true
+    if (!probe) break
+    probe.wanted = true
+    if (input.leaf) probe.leaves.add(input.leaf)
   }
-  return false
+  return wanted && current !== null
 }
 
 let remakingCheap = false
@@ -195,6 +211,7 @@ export function recordAlways(
   saved: readonly (Tensor | null | undefined)[],
   gradient: GradientFunction,
   attrs?: TapeRecord['attrs'],
+  leaves?: TapeRecord['leaves'],
 ): void {
   for (const output of outputs) if (isFloating(output.dtype)) output.requiresGrad = true
   const recipes = new Map<number, Recipe & { versions: number[] }>()
@@ -218,6 +235,7 @@ export function recordAlways(
     gradient,
     ...(attrs ? { attrs } : {}),
     ...(recipes.size ? { recipes } : {}),
+    ...(leaves ? { leaves } : {}),
   })
 }
 

@@ -104,22 +104,45 @@ export abstract class Optimizer {
    * number, and nothing changes when the second is not 0. See clipGradNorm().
    */
   step(lr: number, clip?: Tensor | null): void {
+    this.beginStep(lr)
+    for (const group of this.groups) this.updateMembers(group, [...group.parameters], lr, clip ?? null)
+  }
+
+  /**
+   * One update made parameter by parameter: the function updates the one with this master, as step() would, and releases its
+   * gradient. Called from backward()'s `complete`, it keeps the gradients of one layer alive at a time, not those of all.
+   */
+  stepByParameter(lr: number): (master: Tensor, clip?: Tensor | null) => void {
+    this.beginStep(lr)
+    const homes = new Map(
+      this.groups.flatMap((group) => [...group.parameters].map((member) => [member[1].tensor, { group, member }] as const)),
+    )
+    return (master, clip = null) => {
+      const home = homes.get(master)
+      if (!home) return
+      this.updateMembers(home.group, [home.member], lr, clip)
+      home.member[1].zeroGrad()
+    }
+  }
+
+  private beginStep(lr: number): void {
     this.steps++
     this.initial ??= { ...this.scalars }
     this.before = { ...this.scalars }
     this.begin(lr)
-    for (const group of this.groups) {
-      // Parameters without a gradient are left alone, not treated as if it were zero.
-      const named = [...group.parameters].filter(([, parameter]) => parameter.grad !== null)
-      if (!named.length) continue
-      const update = (piece: [string, Parameter][]) => {
-        for (const some of updatedTogether(piece)) {
-          noGrad(() => scope(() => this.updateSome(some, lr * (group.lrScale ?? 1), group.weightDecay ?? 0, clip ?? null, group)))
-        }
+  }
+
+  private updateMembers(group: ParameterGroup, members: [string, Parameter][], lr: number, clip: Tensor | null): void {
+    // Parameters without a gradient are left alone, not treated as if it were zero.
+    const named = members.filter(([, parameter]) => parameter.grad !== null)
+    if (!named.length) return
+    const update = (piece: [string, Parameter][]) => {
+      for (const some of updatedTogether(piece)) {
+        noGrad(() => scope(() => this.updateSome(some, lr * (group.lrScale ?? 1), group.weightDecay ?? 0, clip, group)))
       }
-      if (this.paging) this.updateInPieces(named, this.paging, update)
-      else update(named)
     }
+    if (this.paging) this.updateInPieces(named, this.paging, update)
+    else update(named)
   }
 
   private updateInPieces(named: [string, Parameter][], { pager, pieceBytes, gradients }: StatePaging, update: (piece: [string, Parameter][]) => void): void {

@@ -16,6 +16,8 @@ export interface TrainingRun {
   steps: number
   /** Learning rate by 0-based step. */
   schedule(step: number): number
+  /** Largest global gradient norm; 0: gradients are not clipped. */
+  clip: number
 }
 
 /** One micro-batch of token ids. */
@@ -47,6 +49,8 @@ export interface StepContext {
   lr: number
   /** Set by a technique before update(): the gradients are not applied, and the step does not count for the optimiser. */
   hold: boolean
+  /** Set by a technique before gradients(): parameters are updated in the backward pass, each when its gradient is complete. */
+  updateInBackward: boolean
   /** The micro-batches of this step. */
   readonly batches: readonly Batch[]
   /** Factor of the loss (and so of the gradients) in f16; 1 otherwise. */

@@ -166,6 +166,7 @@ export class Trainer {
         },
         steps: options.steps,
         schedule: options.schedule,
+        clip: this.options.clip,
       })
     }
   }
@@ -356,21 +357,37 @@ export class Trainer {
    * Gradients of the mean over all counted tokens of a step, from `batches` of it; returns their part of that mean (times
    * `lossScale`).
    */
-  private gradients(batches: readonly Batch[], tokens: number, lossScale: number, step: number): Tensor {
+  private gradients(
+    batches: readonly Batch[],
+    tokens: number,
+    lossScale: number,
+    step: number,
+    complete?: (leaf: Tensor) => void,
+  ): Tensor {
     this.options.optimizer.zeroGrad()
     let total: Tensor | null = null
-    for (const batch of batches) {
+    for (const [i, batch] of batches.entries()) {
       const loss = scope(() => {
         let value = this.batchLoss(batch, lossScale / tokens)
         for (const technique of this.techniques) value = technique.loss?.(value, step) ?? value
         // With its layers left out, a frozen model has nothing to train.
-        if (value.requiresGrad || !this.techniques.some(({ mayLeaveOutAll }) => mayLeaveOutAll)) backward(value)
+        if (value.requiresGrad || !this.techniques.some(({ mayLeaveOutAll }) => mayLeaveOutAll)) backward(value, null, i === batches.length - 1 ? { complete } : {})
         return value.detach()
       })
       if (total) accumulate(total, loss)
       else total = loss
     }
     return total!
+  }
+
+  /** For backward(): updates each parameter without clipping, and adds the norm of its gradient to `norms`. */
+  private updater(lr: number, norms: Tensor[]): (leaf: Tensor) => void {
+    const update = this.options.optimizer.stepByParameter(lr)
+    return (leaf) => {
+      const { norm, clip } = clipGradNorm([leaf.grad!], { maxNorm: 0 })
+      norms.push(keep(norm))
+      update(leaf, clip)
+    }
   }
 
   private enqueueStep(batches: readonly Batch[]): PendingStep {
@@ -387,6 +404,7 @@ export class Trainer {
       let loss: Tensor | null = null
       let norm: Tensor | null = null
       let losses: (Tensor | null)[] = []
+      const norms: Tensor[] = []
       // Where the random numbers of each micro-batch begin.
       const starts: RandomState[] = []
       defaultGenerator.restore(this.random)
@@ -396,13 +414,15 @@ export class Trainer {
         batches,
         lossScale,
         hold: false,
+        updateInBackward: false,
         clip: null,
         gradients: ({ only, redraw = false } = {}) => {
           const first = only ?? 0
           const last = only ?? batches.length - 1
           if (!redraw) defaultGenerator.restore((starts[first] ??= defaultGenerator.state()))
           const whole = only === undefined
-          const value = this.gradients(whole ? batches : [batches[only]], tokens, lossScale, step)
+          const complete = context.updateInBackward ? this.updater(context.lr, norms) : undefined
+          const value = this.gradients(whole ? batches : [batches[only]], tokens, lossScale, step, complete)
           if (!redraw) starts[last + 1] ??= defaultGenerator.state()
           // Reported is the loss of the weights that the step began with.
           if (whole) losses = losses.length ? losses : [value]
@@ -411,11 +431,13 @@ export class Trainer {
         },
         update: () => {
           loss = losses.reduce((sum, part) => (sum && part ? add(sum, part) : (sum ?? part)), null)
-          const grads = model.parameters().flatMap((parameter) => parameter.grad ?? [])
+          // Of parameters that were updated in the backward pass, the norm is left: the norm over all is that of the norms.
+          const grads = [...norms, ...model.parameters().flatMap((parameter) => parameter.grad ?? [])]
           const clipped = grads.length ? clipGradNorm(grads, { maxNorm: clip, unscale: 1 / lossScale }) : null
           norm = clipped ? clipped.norm : zeros([1], { device: this.device })
+          for (const part of norms) part.dispose()
           ;(context as { clip: Tensor | null }).clip = clipped?.clip ?? null
-          if (!context.hold) optimizer.step(context.lr, clipped?.clip)
+          if (!context.hold && !context.updateInBackward) optimizer.step(context.lr, clipped?.clip)
           optimizer.zeroGrad()
         },
       }

@@ -75,6 +75,9 @@ function teacherOf(init: string | undefined): Promise<string> {
 /** Techniques that show with several micro-batches alone. */
 const accumulating = ['m_sam', 'noise_scale']
 
+/** Techniques for runs without clipping alone. */
+const unclipped = ['update_in_backward']
+
 /** A technique as --technique has it, with these settings over brisk ones. */
 async function textOf({ name, settings }: Listed, init: string | undefined, own: Readonly<Record<string, unknown>> = {}): Promise<string> {
   const values: Record<string, unknown> = { ...Object.fromEntries(Object.entries(brisk).filter(([key]) => typeof settings[key]?.default === 'number')), ...own }
@@ -97,7 +100,8 @@ export async function configOf(entries: readonly Listed[], { own, ...over }: Par
   const technique: string[] = []
   for (const entry of entries) if (entry.kind === 'technique') technique.push(await textOf(entry, init, own))
   const accumulate = entries.some(({ name }) => accumulating.includes(name)) ? 2 : 1
-  return { config: { ...base, accumulate, ...(init ? { init } : {}), ...(optimizer ? { optimizer: optimizer.name } : {}), technique, ...over } as TrainConfig, data }
+  const clip = entries.some(({ name }) => unclipped.includes(name)) ? 0 : base.clip
+  return { config: { ...base, accumulate, clip, ...(init ? { init } : {}), ...(optimizer ? { optimizer: optimizer.name } : {}), technique, ...over } as TrainConfig, data }
 }
 
 /** Losses, validation loss and the whole state at the end of a run; `at` gives the state after that many steps, too. */
