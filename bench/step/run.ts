@@ -1,10 +1,9 @@
 // Whole training steps, ours and PyTorch's in turns: same model, same starting weights, same tokens, both orders, medians.
 //
 //   npm run bench -- step [workload ...] [--precision f32|bf16] [--rounds 8] [--threads 2] [--measure wall|cpu]
-//                         [--no-compile] [--no-clip] [--check | --update] [--profile]
+//                         [--no-compile] [--check | --update] [--profile]
 //
 // A step is forward, backward, clipping, AdamW and reading the loss; the workload generate_124m generates tokens instead.
-// --no-clip leaves clipping out on both sides; ours then updates each parameter in the backward pass.
 // Ratios are the better of PyTorch's medians by ours. --measure cpu compares processor time on one thread, which other work
 // on the machine disturbs least. --check fails where a ratio is more than 5 % below bench/step/baseline.json, --update
 // writes that file. --profile shows where the time of our own steps goes. Writes bench/results/step.json.
@@ -27,7 +26,6 @@ const { values, positionals } = parseArgs({
     threads: { type: 'string' },
     measure: { type: 'string', default: 'wall' },
     'no-compile': { type: 'boolean', default: false },
-    'no-clip': { type: 'boolean', default: false },
     check: { type: 'boolean', default: false },
     update: { type: 'boolean', default: false },
     profile: { type: 'boolean', default: false },
@@ -44,7 +42,6 @@ if (measure !== 'wall' && measure !== 'cpu') refuse(`--measure is wall or cpu, n
 if (values.precision && !['f32', 'bf16'].includes(values.precision)) refuse(`--precision is f32 or bf16, not '${values.precision}'`)
 const rounds = Number(values.rounds)
 const threads = Number(values.threads ?? (measure === 'cpu' ? 1 : addon.threads()))
-const clip = values['no-clip'] ? 0 : 1
 const python = process.env.LEANFORMER_PYTHON
 const baselineFile = path.join('bench', 'step', 'baseline.json')
 const kAllowedLoss = 0.05
@@ -54,22 +51,21 @@ type Precision = 'f32' | 'bf16'
 async function openSides(folder: string, workload: Workload, precision: Precision): Promise<Side[]> {
   const weights = path.join(folder, 'weights.safetensors')
   const sides: Side[] = []
-  const settings = { ...workload, precision, threads, clip }
   if (python) {
     const eager = Side.torch(python, false)
-    await eager.ask({ cmd: 'setup', ...settings, seed: 0, generate: 0 })
+    await eager.ask({ cmd: 'setup', ...workload, precision, threads, seed: 0, generate: 0 })
     await eager.ask({ cmd: 'save', path: weights })
     // Set up anew where the workload generates, because that may change the weights' format.
-    if (workload.generate) await eager.ask({ cmd: 'setup', ...settings, weights })
+    if (workload.generate) await eager.ask({ cmd: 'setup', ...workload, precision, threads, weights })
     sides.push(eager)
     if (!values['no-compile'] && !workload.generate) {
       const compiled = Side.torch(python, true)
-      await compiled.ask({ cmd: 'setup', ...settings, weights, compile: true })
+      await compiled.ask({ cmd: 'setup', ...workload, precision, threads, weights, compile: true })
       sides.push(compiled)
     }
   }
   const own = Side.ours()
-  await own.ask({ cmd: 'setup', ...settings, ...(python ? { weights } : {}) })
+  await own.ask({ cmd: 'setup', ...workload, precision, threads, ...(python ? { weights } : {}) })
   rmSync(weights, { force: true })
   return [own, ...sides]
 }
@@ -99,7 +95,6 @@ async function compare(name: string, workload: Workload, precision: Precision) {
     precision,
     measure,
     threads,
-    clip,
     side: side.name,
     median_ms: median(times[i]),
     min_ms: Math.min(...times[i]),
@@ -113,7 +108,7 @@ async function compare(name: string, workload: Workload, precision: Precision) {
 
 async function profile(name: string, workload: Workload, precision: Precision): Promise<void> {
   const own = Side.ours()
-  await own.ask({ cmd: 'setup', ...workload, precision, threads, clip })
+  await own.ask({ cmd: 'setup', ...workload, precision, threads })
   const { seconds, operators } = await own.ask<{ seconds: number; operators: OpProfile[] }>({ cmd: 'profile', n: rounds })
   own.close()
   const { f32Gflops, bf16Gflops, bandwidthGbs } = addon.measurePeaks()
@@ -149,7 +144,7 @@ for (const [name, workload] of Object.entries(workloads)) {
     }
     if (rows.length < 2) continue
     const ratio = Math.min(...rows.slice(1).map((row) => row.ratio))
-    const key = `${name} ${precision} ${measure} ${threads}${clip ? '' : ' no clip'}`
+    const key = `${name} ${precision} ${measure} ${threads}`
     if (values.update) baseline[key] = Number(ratio.toFixed(3))
     if (values.check && baseline[key] === undefined) refuse(`${baselineFile} has no '${key}'; --update writes it`)
     if (values.check && ratio < baseline[key] * (1 - kAllowedLoss)) {
