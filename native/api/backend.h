@@ -8,7 +8,7 @@
 
 namespace lf {
 
-constexpr uint32_t kAbiVersion = 2;
+constexpr uint32_t kAbiVersion = 3;
 constexpr int64_t kMarkBytes = 4096;
 
 // What a device says of itself, for `leanformer info` and the step metrics. Numbers that it cannot tell are negative.
@@ -35,6 +35,26 @@ struct GraphServices {
   bool (*reads_from_block)(const char* op, int attr);
 };
 
+// Copies that run beside the kernels, on a stream of the device's own, in the order in which they are asked for; each begins
+// when the kernels launched so far on `stream` are done. Memory of the host is page-locked, from allocate_host. A ticket
+// stands for the end of what it was given for; it is nullptr, with `error` filled in, where nothing was begun. Functions
+// without `stream` may be called from any thread.
+struct CopyServices {
+  // nullptr when there is none left. Never freed.
+  void* (*allocate_host)(int device_index, int64_t bytes);
+  void* (*to_host)(void* stream, void* host, const void* device, int64_t bytes, char* error);
+  void* (*to_device)(void* stream, void* device, const void* host, int64_t bytes, char* error);
+  // To memory of the device of another stream, `peer`, once `ready`, a ticket from there, is reached.
+  void* (*to_peer)(void* stream, const void* device, void* peer, void* to, int64_t bytes, void* ready, char* error);
+  // The end of the kernels launched so far.
+  void* (*point)(void* stream, char* error);
+  // Kernels launched on `stream` from now on begin after it, whichever stream it comes from.
+  int32_t (*join)(void* stream, void* ticket, char* error);
+  bool (*reached)(void* ticket);
+  int32_t (*wait)(void* ticket, char* error);
+  void (*drop)(void* ticket);  // nobody asks for it any more; what it stands for goes on
+};
+
 using WorkspaceFn = int64_t (*)(const KernelArgs* args);
 
 struct Backend {
@@ -51,7 +71,7 @@ struct Backend {
   int32_t (*copy_in)(void* stream, void* device, const void* host, int64_t bytes, char* error);
   int32_t (*copy_out)(void* stream, void* host, const void* device, int64_t bytes, char* error);
   int32_t (*fill_zero)(void* stream, void* device, int64_t bytes, char* error);
-  // Waits for everything launched so far, and reports what kernels found wrong while they ran (an id outside of a table).
+  // Waits for everything launched so far, copies too, and reports what kernels found wrong while they ran (an id outside of a table).
   int32_t (*synchronize)(void* stream, char* error);
   // After an error was reported: lets the stream work again. kOk, or why it never will (a device that was lost).
   int32_t (*recover)(void* stream, char* error);
@@ -66,6 +86,7 @@ struct Backend {
   double (*seconds)(void* stream, int32_t from, int32_t to);
   void (*forget_times)(void* stream);
   const GraphServices* graphs;  // nullptr: none
+  const CopyServices* copies;   // nullptr where the device works in step with the host
   // nullptr: this backend has no kernel for the operator.
   KernelFn (*find_kernel)(const char* op);
   // How many bytes of workspace this backend's kernel wants for a call, whose views have shapes and no data. nullptr: as

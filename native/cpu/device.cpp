@@ -93,6 +93,7 @@ const Backend* backend() {
                                    .seconds = nullptr,
                                    .forget_times = nullptr,
                                    .graphs = nullptr,
+                                   .copies = nullptr,
                                    .find_kernel = find_kernel,
                                    .find_workspace = find_workspace,
                                    .count_nonfinite = count_nonfinite,
