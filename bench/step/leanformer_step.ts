@@ -11,6 +11,7 @@ import { addon } from '../../lib/native/binding'
 import { clipGradNorm } from '../../lib/ops/clip'
 import { AdamW } from '../../lib/optim/adamw'
 import { decayGroups } from '../../lib/optim/optimizer'
+import { Offload } from '../../lib/techniques/offload'
 import { getDevice } from '../../lib/tensor/device'
 import { scope } from '../../lib/tensor/scope'
 import { tensor } from '../../lib/tensor/tensor'
@@ -20,6 +21,8 @@ import type { Workload } from './workloads'
 interface Setup extends Workload {
   precision: 'f32' | 'bf16'
   threads: number
+  /** The optimiser's state is in a file between updates. */
+  offload: boolean
   weights?: string
 }
 
@@ -49,6 +52,7 @@ class Run {
     addon.setThreads(setup.threads)
     this.model = buildModel(setup)
     this.optimizer = new AdamW(decayGroups(this.model.namedParameters(), 0.1), { beta1: 0.9, beta2: 0.99, eps: 1e-8 })
+    if (setup.offload) new Offload(this.model, this.optimizer, { state: 'disk' })
   }
 
   async prepare(): Promise<void> {

@@ -1,9 +1,10 @@
 // Whole training steps, ours and PyTorch's in turns: same model, same starting weights, same tokens, both orders, medians.
 //
 //   npm run bench -- step [workload ...] [--precision f32|bf16] [--rounds 8] [--threads 2] [--measure wall|cpu]
-//                         [--no-compile] [--check | --update] [--profile]
+//                         [--no-compile] [--offload] [--check | --update] [--profile]
 //
 // A step is forward, backward, clipping, AdamW and reading the loss; the workload generate_124m generates tokens instead.
+// --offload keeps our optimiser's state in a file between updates, as the technique offload does: the same bits in less memory.
 // Ratios are the better of PyTorch's medians by ours. --measure cpu compares processor time on one thread, which other work
 // on the machine disturbs least. --check fails where a ratio is more than 5 % below bench/step/baseline.json, --update
 // writes that file. --profile shows where the time of our own steps goes. Writes bench/results/step.json.
@@ -26,6 +27,7 @@ const { values, positionals } = parseArgs({
     threads: { type: 'string' },
     measure: { type: 'string', default: 'wall' },
     'no-compile': { type: 'boolean', default: false },
+    offload: { type: 'boolean', default: false },
     check: { type: 'boolean', default: false },
     update: { type: 'boolean', default: false },
     profile: { type: 'boolean', default: false },
@@ -65,7 +67,7 @@ async function openSides(folder: string, workload: Workload, precision: Precisio
     }
   }
   const own = Side.ours()
-  await own.ask({ cmd: 'setup', ...workload, precision, threads, ...(python ? { weights } : {}) })
+  await own.ask({ cmd: 'setup', ...workload, precision, threads, offload: values.offload, ...(python ? { weights } : {}) })
   rmSync(weights, { force: true })
   return [own, ...sides]
 }
@@ -95,6 +97,7 @@ async function compare(name: string, workload: Workload, precision: Precision) {
     precision,
     measure,
     threads,
+    offload: values.offload,
     side: side.name,
     median_ms: median(times[i]),
     min_ms: Math.min(...times[i]),
@@ -108,7 +111,7 @@ async function compare(name: string, workload: Workload, precision: Precision) {
 
 async function profile(name: string, workload: Workload, precision: Precision): Promise<void> {
   const own = Side.ours()
-  await own.ask({ cmd: 'setup', ...workload, precision, threads })
+  await own.ask({ cmd: 'setup', ...workload, precision, threads, offload: values.offload })
   const { seconds, operators } = await own.ask<{ seconds: number; operators: OpProfile[] }>({ cmd: 'profile', n: rounds })
   own.close()
   const { f32Gflops, bf16Gflops, bandwidthGbs } = addon.measurePeaks()
@@ -144,7 +147,7 @@ for (const [name, workload] of Object.entries(workloads)) {
     }
     if (rows.length < 2) continue
     const ratio = Math.min(...rows.slice(1).map((row) => row.ratio))
-    const key = `${name} ${precision} ${measure} ${threads}`
+    const key = `${name} ${precision} ${measure} ${threads}${values.offload ? ' offload' : ''}`
     if (values.update) baseline[key] = Number(ratio.toFixed(3))
     if (values.check && baseline[key] === undefined) refuse(`${baselineFile} has no '${key}'; --update writes it`)
     if (values.check && ratio < baseline[key] * (1 - kAllowedLoss)) {
