@@ -3,6 +3,8 @@
 const benchmarks: Readonly<Partial<Record<string, () => Promise<unknown>>>> = {
   // Whole training steps, against PyTorch where LEANFORMER_PYTHON names a Python that has it.
   step: () => import('./step/run'),
+  // Matrix products, against the machine's ceiling and PyTorch.
+  matmul: () => import('./matmul/run'),
   // Steps with checkpointing and offloading.
   memory: () => import('./memory/run'),
   // The baselines of a GPU, its kernels one by one, and what the compiler made of them.
