@@ -271,7 +271,7 @@ export const opTable: OpDescription[] = [
   },
   {
     name: 'csr_attention_backward',
-    inputs: [input('grad_out'), input('q'), input('k'), input('v'), input('lse'), input('row_starts'), input('columns'), input('column_starts'), input('column_rows'), input('places'), input('key_mask', '?'), input('segments', '?')],
+    inputs: [input('grad_out'), input('q'), input('k'), input('v'), input('lse'), input('row_starts'), input('columns'), input('column_starts'), input('column_rows'), input('places'), input('key_mask', '?'), input('segments', '?'), input('turn_starts', '?'), input('turn_quads', '?')],
     attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'causal', type: 'flag' }, { name: 'scale', type: 'number' }, { name: 'entries', type: 'integers' }, { name: 'layout', type: 'integer' }],
   },
   {
@@ -827,4 +827,4 @@ export const opTable: OpDescription[] = [
 ]
 
 /** Of the table that the addon must have; see addon.opsHash(). */
-export const opTableHash = 3340780324
+export const opTableHash = 3626055863

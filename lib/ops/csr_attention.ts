@@ -13,6 +13,9 @@ export interface CsrSizes {
   keys: number
 }
 
+/** Entries in column order that a GPU brings there at a time; csr_attention.cu keeps them in shared memory. */
+const turnPiece = 4096
+
 let layouts = 0
 
 const refuse = (text: string, hint: string) => new LeanformerError('ERR_ARGUMENT', `csrLayout: ${text}`, hint)
@@ -66,13 +69,15 @@ export class CsrLayout {
 
   /**
    * @internal row_starts, columns; then column_starts, column_rows, places; of enough stacked copies for a call with so many
-   * (batch entry, head) pairs. A CPU needs no copies; on a GPU the copies together should keep it busy.
+   * (batch entry, head) pairs. A CPU needs no copies; on a GPU the copies together should keep it busy, and turn_starts and
+   * turn_quads follow.
    */
   on(device: Device, pairs: number, group: number): Tensor[] {
     const { queries, keys } = this.sizes
     const unit = this.patterns === 1 ? group : this.patterns
     const perUnit = Math.max(1, (unit / this.patterns) * this.columns.length, unit * Math.max(queries, keys))
-    const wanted = device.name.startsWith('cuda') ? Math.min(pairs, Math.max(1, Math.floor(this.mostStacked / perUnit)) * unit) : this.patterns
+    const gpu = device.name.startsWith('cuda')
+    const wanted = gpu ? Math.min(pairs, Math.max(1, Math.floor(this.mostStacked / perUnit)) * unit) : this.patterns
     const copies = Math.max(wanted, this.patterns)
     let found = this.copies.find((each) => each.device === device && each.copies >= copies)
     if (!found) {
@@ -80,7 +85,9 @@ export class CsrLayout {
         throw refuse(`${this.columns.length} pairs are too many`, 'give fewer than 2^31 pairs for the heads of a group')
       }
       const list = (values: Int32Array) => keep(tensor(values, [values.length], { device, dtype: 'i32' }))
-      found = { device, copies, tensors: this.stacked(copies).map(list) }
+      const lists = this.stacked(copies)
+      if (gpu) lists.push(...turnLists(lists[4]))
+      found = { device, copies, tensors: lists.map(list) }
       this.copies.push(found)
     }
     return found.tensors
@@ -121,6 +128,25 @@ export class CsrLayout {
     }
     return [rowStarts, columns, columnStarts, columnRows, places]
   }
+}
+
+/**
+ * How a GPU brings numbers of entries from the order of rows into that of columns, `turnPiece` of the latter at a time: piece i
+ * finds its entries in the groups of four quads[starts[i]] .. quads[starts[i + 1] - 1], entries 4 * quad to 4 * quad + 3.
+ */
+function turnLists(places: Int32Array): [starts: Int32Array, quads: Int32Array] {
+  const sources = new Int32Array(places.length)
+  for (let e = 0; e < places.length; ++e) sources[places[e]] = e >> 2
+  const starts = new Int32Array(Math.ceil(places.length / turnPiece) + 1)
+  const quads = new Int32Array(places.length)
+  let count = 0
+  for (let piece = 0; piece + 1 < starts.length; ++piece) {
+    for (const quad of sources.subarray(piece * turnPiece, (piece + 1) * turnPiece).sort()) {
+      if (count === starts[piece] || quads[count - 1] !== quad) quads[count++] = quad
+    }
+    starts[piece + 1] = count
+  }
+  return [starts, quads.slice(0, count)]
 }
 
 /** A layout from the keys that each query lists: lists[query], or lists[head][query]. @throws ERR_ARGUMENT */
@@ -215,7 +241,8 @@ export function csrAttention(q: Tensor, k: Tensor, v: Tensor, layout: CsrLayout,
   const lists = layout.on(q.device, q.shape[0] * heads, Math.max(1, Math.floor(heads / kvHeads)))
   const masks = [options.keyMask ?? null, options.segments ?? null]
   const [out, lse] = run('csr_attention', [q, k, v, ...lists.slice(0, 2), ...masks], attrs)
-  record('csr_attention', [q, k, v], [out], [q, k, v, lse, ...lists, ...masks], ([grad], saved) => {
+  const turns = [lists[5] ?? null, lists[6] ?? null]
+  record('csr_attention', [q, k, v], [out], [q, k, v, lse, ...lists.slice(0, 5), ...masks, ...turns], ([grad], saved) => {
     const g = grad!.dtype === saved[0]!.dtype ? grad! : run('cast', [grad!], { dtype: saved[0]!.dtype })[0]
     return run('csr_attention_backward', [g, ...saved], attrs)
   })

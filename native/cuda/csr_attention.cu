@@ -5,10 +5,12 @@
 // SDDMM over CSR in bf16, and scores keep their digits.
 // pack, unpack: [batch, tokens, heads, width] <-> [pairs, tokens, width]; a thread owns 4 numbers; bound by bytes.
 // Softmax: a warp owns a row, in registers up to kHeld numbers a lane; longer rows are done by the whole block, in two sweeps.
-// A row starts anywhere, so the packs at its ends are moved number by number. Bound by bytes, but for the gradient's second
-// copies of probabilities and score gradients in the order of the transposed lists: 4 bytes each to places apart, which meet
-// in the L2 cache. Registers: 66 (gradient: 64), so 24 (32) warps an SM with up to 128 bytes a lane on their way; pack and
-// unpack 64 at most, 32 warps.
+// A row starts anywhere, so the packs at its ends are moved number by number. Bound by bytes.
+// Turn: probabilities and score gradients from the order of rows into that of the transposed lists. A block owns 4096 places
+// of the latter. It reads packs of 4 entries in the order of rows, which the layout lists for it, puts what is its own into
+// shared memory, and writes whole lines. 1 pack a list entry; bound by bytes, 32 KB of shared memory (f64: 64 KB).
+// Registers: 66 (gradient: 64), so 24 (32) warps an SM with up to 128 bytes a lane on their way; pack and unpack 64 at most,
+// 32 warps.
 #include "cuda/rows.cuh"
 #include "cuda/sparse_library.h"
 
@@ -236,28 +238,17 @@ __global__ void __launch_bounds__(kThreads, 2) csr_softmax_kernel(Rows r, A* val
   }
 }
 
-// The gradient's lists: scores, and gradients of probabilities, which become those of scores; then both once more in the
-// order of the transposed lists, with the scores as probabilities.
+// The gradient's lists: scores, which become probabilities, and gradients of probabilities, which become those of scores.
 template <class A>
 struct GradientLists {
-  const A* scores;
-  A* grads;
-  const int32_t* places;
-  A *turned_probabilities, *turned_grads;
+  A *scores, *grads;
   A scale;
 
   __device__ void store(const Pack<A>& p, const Pack<A>& d, A delta, int64_t i, int64_t begin, int64_t end) const {
-    constexpr int n = Pack<A>::n;
     Pack<A> grad;
 #pragma unroll
-    for (int k = 0; k < n; ++k) {
-      grad.at[k] = p.at[k] * (d.at[k] - delta) * scale;
-      if (i + k >= begin && i + k < end) {
-        const int place = places[i + k];
-        turned_probabilities[place] = p.at[k];
-        turned_grads[place] = grad.at[k];
-      }
-    }
+    for (int k = 0; k < Pack<A>::n; ++k) grad.at[k] = p.at[k] * (d.at[k] - delta) * scale;
+    store_between(scores, i, begin, end, p);
     store_between(grads, i, begin, end, grad);
   }
 };
@@ -316,6 +307,65 @@ __global__ void __launch_bounds__(kThreads, 2) csr_softmax_backward_kernel(Rows 
       l.store(p, d, delta, i, begin, end);
     }
   }
+}
+
+// --- from the order of rows into that of columns ------------------------------------------------------------------------------
+
+constexpr int kTurnPiece = 4096;  // as in lib/ops/csr_attention.ts
+
+template <class A>
+struct Turn {
+  const int32_t *places, *starts, *quads;
+  int64_t entries;
+  const A* from[2];
+  A* to[2];
+};
+
+// Neighbours in a row go to places one column's length apart, often a power of 2: other banks for them.
+__device__ __forceinline__ int turned_slot(int place) { return place ^ ((place >> 5) + (place >> 8) & 31); }
+
+template <class A>
+__global__ void __launch_bounds__(kThreads) csr_turn_kernel(Turn<A> t) {
+  extern __shared__ __align__(16) unsigned char turn_memory[];
+  A* const held[2] = {reinterpret_cast<A*>(turn_memory), reinterpret_cast<A*>(turn_memory) + kTurnPiece};
+  const int64_t first = int64_t{blockIdx.x} * kTurnPiece;
+  const int count = static_cast<int>(t.entries - first < kTurnPiece ? t.entries - first : kTurnPiece);
+  const auto hold = [&](int32_t place, A p, A d) {
+    const int64_t own = place - first;
+    if (own < 0 || own >= count) return;
+    const int slot = turned_slot(static_cast<int>(own));
+    held[0][slot] = p;
+    held[1][slot] = d;
+  };
+  const int end = t.starts[blockIdx.x + 1];
+  for (int q = t.starts[blockIdx.x] + static_cast<int>(threadIdx.x); q < end; q += kThreads) {
+    const int64_t i = int64_t{4} * t.quads[q];
+    if (i + 4 <= t.entries) {
+      const auto places = load_piece<4>(t.places + i);
+      const auto p = load_piece<4>(t.from[0] + i), d = load_piece<4>(t.from[1] + i);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) hold(places.at[k], p.at[k], d.at[k]);
+    } else {
+      for (int64_t e = i; e < t.entries; ++e) hold(t.places[e], t.from[0][e], t.from[1][e]);
+    }
+  }
+  __syncthreads();
+  for (int j = static_cast<int>(threadIdx.x); j < count; j += kThreads) {
+    const int slot = turned_slot(j);
+    t.to[0][first + j] = held[0][slot];
+    t.to[1][first + j] = held[1][slot];
+  }
+}
+
+template <class A>
+int32_t turn(const KernelArgs* args, const Turn<A>& t) {
+  const auto blocks = static_cast<unsigned>((t.entries + kTurnPiece - 1) / kTurnPiece);
+  constexpr int kBytes = 2 * kTurnPiece * static_cast<int>(sizeof(A));
+  if (kBytes > 48 << 10) {
+    if (const cudaError_t code = cudaFuncSetAttribute(csr_turn_kernel<A>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes)) return report(args, code);
+  }
+  csr_turn_kernel<A><<<blocks, kThreads, kBytes, stream_of(args).stream>>>(t);
+  return launched(args);
 }
 
 // --- a call -------------------------------------------------------------------------------------------------------------------
@@ -490,6 +540,10 @@ int32_t csr_attention_backward(const KernelArgs* args) {
     }
     return kOk;
   }
+  if (!args->inputs[12].present()) {
+    std::snprintf(args->error, kErrorText, "csr_attention_backward needs turn_starts and turn_quads on a GPU");
+    return kKernel;
+  }
   return dispatch_floating(args->inputs[1].dtype, [&](auto tag) -> int32_t {
     using T = typename decltype(tag)::Type;
     using A = Acc<T>;
@@ -515,10 +569,12 @@ int32_t csr_attention_backward(const KernelArgs* args) {
       if (p.multiplies()) {
         LF_STEP(sampled_product<A>(args, pattern, p.width, scale, q, k, scores));
         LF_STEP(sampled_product<A>(args, pattern, p.width, A{1}, grad, v, grads));
-        const GradientLists<A> lists = {scores, grads, args->inputs[9].as<const int32_t>(), turned_probabilities, turned_grads, scale};
+        const GradientLists<A> lists = {scores, grads, scale};
         const auto blocks = static_cast<unsigned>((rows.rows + kWarps - 1) / kWarps);
         csr_softmax_backward_kernel<A, 4><<<blocks, kThreads, 0, stream>>>(rows, lists, args->inputs[4].as<const A>() + first * p.queries);
         LF_STEP(launched(args));
+        LF_STEP(turn<A>(args, {args->inputs[9].as<const int32_t>(), args->inputs[12].as<const int32_t>(), args->inputs[13].as<const int32_t>(),
+                               entries, {scores, grads}, {turned_probabilities, turned_grads}}));
         // Each result takes the place of what is not needed any more.
         LF_STEP(sparse_product<A>(args, turned, p.width, turned_probabilities, grad, v));
         LF_STEP(sparse_product<A>(args, pattern, p.width, grads, k, grad));

@@ -13,6 +13,10 @@
 // again, on 1 and on 2 threads, guard bytes round every output, the shape on the meta device, gradients against finite
 // differences (gradcheck.ts), the same in each dtype, gradients added to existing ones, and `errors`. Anywhere else (bench)
 // it only joins the list that collectCases() returns. Tests beside the cases go into jestOnly(() => { ... }).
+//
+// LEANFORMER_TEST_SWEEP=n, for one order of execution after another on a simulated GPU: every sample once, forwards and
+// backwards, in two of its dtypes that change with n; results against the reference, gradients against those of the CPU in
+// f64; large shapes as ever. What does not depend on the order is left out: finite differences, other dtypes, meta, errors.
 import type { OpName } from '../../lib/native/ops.gen'
 import { isFloating, type DType } from '../../lib/native/dtype'
 import { backward } from '../../lib/autograd/backward'
@@ -94,6 +98,13 @@ export async function collectCases(load: () => unknown): Promise<readonly OpCase
 }
 
 const underJest = () => typeof (globalThis as { describe?: unknown }).describe === 'function'
+const sweep = Number(process.env.LEANFORMER_TEST_SWEEP ?? 0)
+/** Of a sweep: one of the wider half of the dtypes and one of the narrower half, which have kernels of their own. */
+const swept = (dtypes: readonly DType[]): DType[] => {
+  const wide = dtypes.filter((dtype) => dtype === 'f32' || dtype === 'f64' || !isFloating(dtype))
+  const narrow = dtypes.filter((dtype) => !wide.includes(dtype))
+  return [wide, narrow].filter((half) => half.length).map((half) => half[sweep % half.length])
+}
 const empty = new Uint8Array(0)
 const list = <T>(value: T | readonly T[]): T[] => (Array.isArray(value) ? [...value] : [value as T])
 const normalized = (sample: readonly InputSpec[] | Sample<unknown>): Sample<unknown> =>
@@ -192,7 +203,8 @@ function defineTests(spec: OpCase<unknown>): void {
       const ran = new Set<string>()
       const noteRan = () => device.profile(true).forEach((entry) => ran.add(entry.op))
 
-      test.each([...(spec.dtypes ?? floating)])(`${device.name} %s`, async (dtype) => {
+      const dtypes = spec.dtypes ?? floating
+      test.each(sweep ? swept(dtypes) : [...dtypes])(`${device.name} %s`, async (dtype) => {
         noteRan()
         for (const [i, sample] of samples.entries()) {
           const where = `${spec.name} ${dtype} sample ${i}`
@@ -211,10 +223,12 @@ function defineTests(spec: OpCase<unknown>): void {
             expectClose(`${where} output ${k}`, tensor.dtype, tensor.values, wanted[k].data, plain[k].data, scale)
           })
           expect(first.tensors).toHaveLength(wanted.length)
-          expectSameBits(`${where} again`, first, await execution())
-          expectSameBits(`${where} on 1 thread`, first, await withThreads(1, execution))
-          if (seeds && dtype !== 'f64') {
-            const wide = await execute(spec, device, inputs, sample.attrs, seeds, 1, 'f64')
+          if (!sweep) {
+            expectSameBits(`${where} again`, first, await execution())
+            expectSameBits(`${where} on 1 thread`, first, await withThreads(1, execution))
+          }
+          if (seeds && (sweep || dtype !== 'f64')) {
+            const wide = await execute(spec, sweep ? getDevice('cpu') : device, inputs, sample.attrs, seeds, 1, 'f64')
             const allowed = spec.gradTolerance?.[dtype] ?? 16 * epsilonOf(dtype)
             wide.grads.forEach((grad, k) => {
               if (grad) expectNear(`${where} gradient ${k}`, first.grads[k]!.values, grad.values, allowed, 1e-3)
@@ -224,7 +238,7 @@ function defineTests(spec: OpCase<unknown>): void {
         noteRan()
       })
 
-      if (!spec.noGradient) {
+      if (!spec.noGradient && !sweep) {
         test(`${device.name} gradients against finite differences`, async () => {
           for (const [i, sample] of samples.entries()) {
             const inputs = prepare(tag(i), sample.inputs, 'f64')
@@ -270,6 +284,7 @@ function defineTests(spec: OpCase<unknown>): void {
       })
     }
 
+    if (sweep) return
     test('meta knows the shapes', () => {
       for (const [i, sample] of samples.entries()) {
         const dtype = spec.dtypes?.[0] ?? 'f32'
