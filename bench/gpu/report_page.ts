@@ -43,6 +43,8 @@ export interface Compiled {
   /** Hot kernels with a stack or spills, and others: of f64, and what static.ts names. */
   hot: number
   cold: number
+  /** Kernels with tensor-core instructions. */
+  tensor?: number
 }
 export interface Report {
   cases: CaseReport[]
@@ -144,9 +146,9 @@ export function renderReport({ cases, compiled = [], measured, baselines }: Repo
   }
   if (compiled.length) {
     lines.push('', 'What the compiler made of them (`npm run bench -- gpu-static`):', '')
-    lines.push('| file | architecture | kernels | most registers | hot ones with stack or spills | others |', '|---|---|--:|--:|--:|--:|')
-    for (const { file, arch, kernels, registers, hot, cold } of compiled) {
-      lines.push(`| ${file} | ${arch} | ${kernels} | ${registers} | ${hot} | ${cold} |`)
+    lines.push('| file | architecture | kernels | most registers | hot ones with stack or spills | others | on tensor cores |', '|---|---|--:|--:|--:|--:|--:|')
+    for (const { file, arch, kernels, registers, hot, cold, tensor = 0 } of compiled) {
+      lines.push(`| ${file} | ${arch} | ${kernels} | ${registers} | ${hot} | ${cold} | ${tensor} |`)
     }
   }
   if (baselines) lines.push(...renderBaselines(baselines))

@@ -42,6 +42,7 @@ export interface OpAttrs {
   flip: { axes: readonly number[] }
   floor: Record<string, never>
   fold: { kernel: readonly number[]; stride: readonly number[]; padding: readonly number[]; dilation: readonly number[]; size: readonly number[] }
+  fp8_matmul: { format_a: 'e4m3' | 'e5m2'; format_b: 'e4m3' | 'e5m2' }
   from_fp8: { format: 'e4m3' | 'e5m2'; dtype: DType }
   gather: { axis: number }
   ge: Record<string, never>
@@ -353,6 +354,11 @@ export const opTable: OpDescription[] = [
     name: 'fold',
     inputs: [input('columns')],
     attrs: [{ name: 'kernel', type: 'integers' }, { name: 'stride', type: 'integers' }, { name: 'padding', type: 'integers' }, { name: 'dilation', type: 'integers' }, { name: 'size', type: 'integers' }],
+  },
+  {
+    name: 'fp8_matmul',
+    inputs: [input('a'), input('b'), input('factor_a'), input('factor_b')],
+    attrs: [{ name: 'format_a', type: 'choice', choices: ['e4m3', 'e5m2'] }, { name: 'format_b', type: 'choice', choices: ['e4m3', 'e5m2'] }],
   },
   {
     name: 'from_fp8',
@@ -827,4 +833,4 @@ export const opTable: OpDescription[] = [
 ]
 
 /** Of the table that the addon must have; see addon.opsHash(). */
-export const opTableHash = 3626055863
+export const opTableHash = 2529027503

@@ -1,8 +1,8 @@
 // Linear layers in 8-bit floating formats: E4M3 for inputs and weights, E5M2 for gradients, one scale a tensor.
 //   forward  y = (X W^T) / (s_x s_w) + b,  X and W the codes of s_x x and s_w w
 //   backward dx = (G W) / (s_g s_w), dw = (G^T X) / (s_g s_x), G the codes of s_g dy
-// No device multiplies the codes here: they become bf16, which holds them exactly, and sums are f32. What is kept for the
-// backward pass is the codes, a byte a number. Scales bring the largest magnitude to the end of the format: that of the tensor
+// GPUs from sm_89 on multiply the codes themselves (fp8_matmul). Elsewhere they become bf16, which holds them exactly; sums are
+// f32 either way. What is kept for the backward pass is the codes, a byte a number. Scales bring the largest magnitude to the end of the format: that of the tensor
 // itself ("current"), or the largest of the last steps ("delayed"), which is known beforehand.
 // Source: Micikevicius et al., arXiv 2209.05433; delayed scaling by the rules of NVIDIA's Transformer Engine.
 import { noGrad, record } from '../autograd/tape'
@@ -10,8 +10,9 @@ import { concat } from '../ops/concat'
 import { cast } from '../ops/cast'
 import { ones, zeros } from '../ops/creation'
 import { abs, add, div, greater, maximum, minimum, mul } from '../ops/elementwise'
-import { fp8Largest, fromFp8, toFp8, type Fp8Format } from '../ops/fp8'
+import { fp8Largest, fp8Matmul, fromFp8, toFp8, type Fp8Format } from '../ops/fp8'
 import { matmul, type MatmulOptions } from '../ops/matmul'
+import { transpose } from '../ops/permute'
 import { max, sum } from '../ops/reductions'
 import { reshape, rowsOf } from '../ops/reshape'
 import { slice, writeSlice } from '../ops/slice'
@@ -119,10 +120,16 @@ const encode = (x: Tensor, by: Fp8Scale): Codes => {
 
 /** The product of two tensors of codes, divided by their scales; f32. */
 function product(a: Codes, formatA: Fp8Format, b: Codes, formatB: Fp8Format, options: MatmulOptions): Tensor {
+  const one = ones([1], { device: a.codes.device })
+  const factors = [div(one, a.scale), div(one, b.scale)]
+  if (a.codes.device.name.startsWith('cuda')) {
+    const rows = options.transposeA ? transpose(a.codes) : a.codes
+    const columns = options.transposeB ? b.codes : transpose(b.codes)
+    return fp8Matmul({ codes: rows, format: formatA, factor: factors[0] }, { codes: columns, format: formatB, factor: factors[1] })
+  }
   const sums = matmul(fromFp8(a.codes, formatA, 'bf16'), fromFp8(b.codes, formatB, 'bf16'), { ...options, outDType: 'f32' })
-  const one = ones([1], { device: sums.device })
   // One after the other: the product of two large scales may be infinite.
-  return mul(sums, mul(div(one, a.scale), div(one, b.scale)))
+  return mul(sums, mul(factors[0], factors[1]))
 }
 
 /** y = x W^T + bias (+ residual) in 8-bit formats, forward and backward. x [..., in], w [out, in]; f32, f16, bf16. */

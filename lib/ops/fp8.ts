@@ -22,3 +22,21 @@ export function toFp8(x: Tensor, format: Fp8Format, { saturate = true, scale = n
 export function fromFp8(codes: Tensor, format: Fp8Format, dtype: Exclude<DType, 'f64'> = 'f32'): Tensor {
   return run1('from_fp8', [codes], { format, dtype })
 }
+
+export interface Fp8Operand {
+  /** u8 [rows, k] */
+  codes: Tensor
+  format: Fp8Format
+  /** f32 [1]: numbers are codes times this. */
+  factor: Tensor
+}
+
+/**
+ * The rows of a [m, k] times the rows of b [n, k], sums in f32 and times both factors: f32 [m, n], without a gradient. GPUs from
+ * sm_89 on multiply the codes themselves where k and n are multiples of 16 and not both formats are E5M2; their tensor
+ * cores keep about 14 bits of a sum under way.
+ * @throws ERR_DTYPE, ERR_SHAPE
+ */
+export function fp8Matmul(a: Fp8Operand, b: Fp8Operand): Tensor {
+  return run1('fp8_matmul', [a.codes, b.codes, a.factor, b.factor], { format_a: a.format, format_b: b.format })
+}

@@ -9,8 +9,7 @@
 // Turn: probabilities and score gradients from the order of rows into that of the transposed lists. A block owns 4096 places
 // of the latter. It reads packs of 4 entries in the order of rows, which the layout lists for it, puts what is its own into
 // shared memory, and writes whole lines. 1 pack a list entry; bound by bytes, 32 KB of shared memory (f64: 64 KB).
-// Registers: 66 (gradient: 64), so 24 (32) warps an SM with up to 128 bytes a lane on their way; pack and unpack 64 at most,
-// 32 warps.
+// Warps an SM: pack_kernel 32, unpack_kernel 32, csr_softmax_kernel 24, csr_softmax_backward_kernel 32, csr_turn_kernel 48.
 #include "cuda/rows.cuh"
 #include "cuda/sparse_library.h"
 
@@ -91,7 +90,7 @@ __global__ void __launch_bounds__(kThreads) unpack_kernel(Moves moves, int64_t g
 
 struct Rows {
   const int32_t *row_starts, *columns;
-  int64_t rows, first;  // rows of this chunk, and its first pair
+  int64_t rows, first, entries;  // rows of this chunk, its first pair, and its entries
   int queries, keys, heads;
   bool causal;
   const uint8_t* key_mask;  // [batch, keys] or nullptr
@@ -121,14 +120,22 @@ struct Hidden {
   }
 };
 
-// Numbers i ... of a list, of which those of [begin, end) count; others become `fill`. i is a multiple of a pack.
+// Numbers i ... of a list of `total`, of which those of [begin, end) count; others become `fill`. i is a multiple of a pack.
+// Neighbouring rows may be written meanwhile: what is theirs is not looked at.
 template <class A>
-__device__ __forceinline__ Pack<A> load_between(const A* list, int64_t i, int64_t begin, int64_t end, A fill) {
+__device__ __forceinline__ Pack<A> load_between(const A* list, int64_t i, int64_t begin, int64_t end, int64_t total, A fill) {
   constexpr int n = Pack<A>::n;
-  if (i >= begin && i + n <= end) return load_pack(list + i);
   Pack<A> pack;
+  if (i < end && i + n <= total) {
+    pack = load_pack(list + i);
+  } else {
 #pragma unroll
-  for (int k = 0; k < n; ++k) pack.at[k] = i + k >= begin && i + k < end ? list[i + k] : fill;
+    for (int k = 0; k < n; ++k) pack.at[k] = i + k < end ? list[i + k] : fill;
+  }
+#pragma unroll
+  for (int k = 0; k < n; ++k) {
+    if (i + k < begin || i + k >= end) pack.at[k] = fill;
+  }
   return pack;
 }
 template <class A>
@@ -140,11 +147,30 @@ __device__ __forceinline__ void store_between(A* list, int64_t i, int64_t begin,
     if (i + k >= begin && i + k < end) list[i + k] = pack.at[k];
   }
 }
+// The same by a whole warp: the numbers of a pack at an end of the row are spread over lanes and take one store together.
+template <class A>
+__device__ __forceinline__ void store_row(A* list, int64_t i, int64_t begin, int64_t end, const Pack<A>& pack) {
+  constexpr int n = Pack<A>::n;
+  const int lane = threadIdx.x % 32;
+  const bool whole = i >= begin && i + n <= end;
+  if (whole) store_pack(list + i, pack);
+  for (unsigned ends = __ballot_sync(kFullWarp, !whole && i < end && i + n > begin); ends; ends &= ends - 1) {
+    const int from = __ffs(static_cast<int>(ends)) - 1;
+    const int64_t at = __shfl_sync(kFullWarp, i, from) + lane;
+    A own{};
+#pragma unroll
+    for (int k = 0; k < n; ++k) {
+      const A number = __shfl_sync(kFullWarp, pack.at[k], from);
+      if (lane == k) own = number;
+    }
+    if (lane < n && at >= begin && at < end) list[at] = own;
+  }
+}
 
 // Scores, with -inf outside of the row and for hidden keys.
 template <class A>
 __device__ __forceinline__ Pack<A> load_scores(const Rows& r, const Hidden& hidden, const A* values, int64_t i, int64_t begin, int64_t end) {
-  Pack<A> pack = load_between(values, i, begin, end, -static_cast<A>(INFINITY));
+  Pack<A> pack = load_between(values, i, begin, end, r.entries, -static_cast<A>(INFINITY));
   if (r.hides()) {
 #pragma unroll
     for (int k = 0; k < Pack<A>::n; ++k) {
@@ -165,7 +191,7 @@ __device__ __forceinline__ A larger(A a, A b) {
 
 // values: scores, then probabilities, in place. kPacks a lane are held.
 template <class A, int kPacks>
-__global__ void __launch_bounds__(kThreads, 2) csr_softmax_kernel(Rows r, A* values, A* lse) {
+__global__ void __launch_bounds__(kThreads, sizeof(A) == 4 ? 3 : 2) csr_softmax_kernel(Rows r, A* values, A* lse) {
   constexpr int n = Pack<A>::n;
   __shared__ A shared[32];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -202,7 +228,7 @@ __global__ void __launch_bounds__(kThreads, 2) csr_softmax_kernel(Rows r, A* val
         if (from + j * 32 * n >= end) break;
 #pragma unroll
         for (int k = 0; k < n; ++k) held[j].at[k] *= factor;
-        store_between(values, from + (j * 32 + lane) * n, begin, end, held[j]);
+        store_row(values, from + (j * 32 + lane) * n, begin, end, held[j]);
       }
       if (lane == 0) lse[row] = highest + log(sum);
     }
@@ -244,17 +270,16 @@ struct GradientLists {
   A *scores, *grads;
   A scale;
 
-  __device__ void store(const Pack<A>& p, const Pack<A>& d, A delta, int64_t i, int64_t begin, int64_t end) const {
+  __device__ Pack<A> grad(const Pack<A>& p, const Pack<A>& d, A delta) const {
     Pack<A> grad;
 #pragma unroll
     for (int k = 0; k < Pack<A>::n; ++k) grad.at[k] = p.at[k] * (d.at[k] - delta) * scale;
-    store_between(scores, i, begin, end, p);
-    store_between(grads, i, begin, end, grad);
+    return grad;
   }
 };
 
 template <class A, int kPacks>
-__global__ void __launch_bounds__(kThreads, 2) csr_softmax_backward_kernel(Rows r, GradientLists<A> l, const A* lse) {
+__global__ void __launch_bounds__(kThreads, sizeof(A) == 4 ? 4 : 2) csr_softmax_backward_kernel(Rows r, GradientLists<A> l, const A* lse) {
   constexpr int n = Pack<A>::n;
   __shared__ A shared[32];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -274,7 +299,7 @@ __global__ void __launch_bounds__(kThreads, 2) csr_softmax_backward_kernel(Rows 
         if (from + j * 32 * n >= end) break;
         const int64_t i = from + (j * 32 + lane) * n;
         p[j] = load_scores(r, hidden, l.scores, i, begin, end);
-        d[j] = load_between<A>(l.grads, i, begin, end, 0);
+        d[j] = load_between<A>(l.grads, i, begin, end, r.entries, 0);
 #pragma unroll
         for (int k = 0; k < n; ++k) delta += (p[j].at[k] = exp(p[j].at[k] - base)) * d[j].at[k];
       }
@@ -282,7 +307,9 @@ __global__ void __launch_bounds__(kThreads, 2) csr_softmax_backward_kernel(Rows 
 #pragma unroll
       for (int j = 0; j < kPacks; ++j) {
         if (from + j * 32 * n >= end) break;
-        l.store(p[j], d[j], delta, from + (j * 32 + lane) * n, begin, end);
+        const int64_t i = from + (j * 32 + lane) * n;
+        store_row(l.scores, i, begin, end, p[j]);
+        store_row(l.grads, i, begin, end, l.grad(p[j], d[j], delta));
       }
     }
   }
@@ -294,17 +321,18 @@ __global__ void __launch_bounds__(kThreads, 2) csr_softmax_backward_kernel(Rows 
     const A base = finite(lse[other]);
     A delta = 0;
     for (int64_t i = from + threadIdx.x * n; i < end; i += kThreads * n) {
-      const Pack<A> p = load_scores(r, hidden, l.scores, i, begin, end), d = load_between<A>(l.grads, i, begin, end, 0);
+      const Pack<A> p = load_scores(r, hidden, l.scores, i, begin, end), d = load_between<A>(l.grads, i, begin, end, r.entries, 0);
 #pragma unroll
       for (int k = 0; k < n; ++k) delta += exp(p.at[k] - base) * d.at[k];
     }
     delta = block_sum(delta, shared);
     for (int64_t i = from + threadIdx.x * n; i < end; i += kThreads * n) {
       Pack<A> p = load_scores(r, hidden, l.scores, i, begin, end);
-      const Pack<A> d = load_between<A>(l.grads, i, begin, end, 0);
+      const Pack<A> d = load_between<A>(l.grads, i, begin, end, r.entries, 0);
 #pragma unroll
       for (int k = 0; k < n; ++k) p.at[k] = exp(p.at[k] - base);
-      l.store(p, d, delta, i, begin, end);
+      store_between(l.scores, i, begin, end, p);
+      store_between(l.grads, i, begin, end, l.grad(p, d, delta));
     }
   }
 }
@@ -321,21 +349,23 @@ struct Turn {
   A* to[2];
 };
 
-// Neighbours in a row go to places one column's length apart, often a power of 2: other banks for them.
-__device__ __forceinline__ int turned_slot(int place) { return place ^ ((place >> 5) + (place >> 8) & 31); }
+template <class A>
+struct alignas(2 * sizeof(A)) Turned {
+  A probability, grad;
+};
+// Neighbours in a row go to places one column's length apart, often a power of 2: other banks for them. Some still meet, about
+// two at a time; that costs less than a twentieth of the time in which the numbers arrive.
+__device__ __forceinline__ int turned_slot(int place) { return place ^ ((place >> 5 ^ place >> 10) & 31); }
 
 template <class A>
 __global__ void __launch_bounds__(kThreads) csr_turn_kernel(Turn<A> t) {
   extern __shared__ __align__(16) unsigned char turn_memory[];
-  A* const held[2] = {reinterpret_cast<A*>(turn_memory), reinterpret_cast<A*>(turn_memory) + kTurnPiece};
+  auto* const held = reinterpret_cast<Turned<A>*>(turn_memory);
   const int64_t first = int64_t{blockIdx.x} * kTurnPiece;
   const int count = static_cast<int>(t.entries - first < kTurnPiece ? t.entries - first : kTurnPiece);
   const auto hold = [&](int32_t place, A p, A d) {
     const int64_t own = place - first;
-    if (own < 0 || own >= count) return;
-    const int slot = turned_slot(static_cast<int>(own));
-    held[0][slot] = p;
-    held[1][slot] = d;
+    if (own >= 0 && own < count) held[turned_slot(static_cast<int>(own))] = {p, d};
   };
   const int end = t.starts[blockIdx.x + 1];
   for (int q = t.starts[blockIdx.x] + static_cast<int>(threadIdx.x); q < end; q += kThreads) {
@@ -351,9 +381,9 @@ __global__ void __launch_bounds__(kThreads) csr_turn_kernel(Turn<A> t) {
   }
   __syncthreads();
   for (int j = static_cast<int>(threadIdx.x); j < count; j += kThreads) {
-    const int slot = turned_slot(j);
-    t.to[0][first + j] = held[0][slot];
-    t.to[1][first + j] = held[1][slot];
+    const Turned<A> own = held[turned_slot(j)];
+    t.to[0][first + j] = own.probability;
+    t.to[1][first + j] = own.grad;
   }
 }
 
@@ -466,6 +496,7 @@ Rows rows_of(const KernelArgs* args, const Problem& p, int64_t first, int64_t co
   r.columns = args->inputs[lists + 1].as<const int32_t>();
   r.rows = count * p.queries;
   r.first = first;
+  r.entries = p.entries(count);
   r.queries = static_cast<int>(p.queries);
   r.keys = static_cast<int>(p.keys);
   r.heads = static_cast<int>(p.heads);

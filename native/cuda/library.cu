@@ -3,6 +3,8 @@
 
 #include <cublasLt.h>
 
+#include "api/fp8.h"
+
 #include <cstdlib>
 #include <cstring>
 #include <unordered_map>
@@ -58,6 +60,11 @@ cudaDataType_t type_of(DType dtype) {
   }
 }
 
+cudaDataType_t type_of(DType dtype, int fp8) {
+  if (fp8 < 0) return type_of(dtype);
+  return static_cast<Fp8>(fp8) == Fp8::kE4M3 ? CUDA_R_8F_E4M3 : CUDA_R_8F_E5M2;
+}
+
 // Tensors start at multiples of 64; more must not count, because the arena does not promise it.
 int32_t alignment(const void* pointer) {
   const auto bits = reinterpret_cast<uintptr_t>(pointer) | 64;
@@ -71,11 +78,11 @@ cublasLtEpilogue_t epilogue_of(const Product& p) {
   return p.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
 }
 
-cublasStatus_t set_layout(cublasLtMatrixLayout_t layout, DType dtype, bool transposed, int64_t rows, int64_t columns,
+cublasStatus_t set_layout(cublasLtMatrixLayout_t layout, cudaDataType_t type, bool transposed, int64_t rows, int64_t columns,
                           int64_t leading, int64_t batch, int64_t stride) {
   // Row-major [rows, columns] is column-major [columns, rows]; a transposed operand is stored [columns, rows].
   const auto inner = static_cast<uint64_t>(transposed ? rows : columns), outer = static_cast<uint64_t>(transposed ? columns : rows);
-  if (const auto bad = cublasLtMatrixLayoutInit(layout, type_of(dtype), inner, outer, leading)) return bad;
+  if (const auto bad = cublasLtMatrixLayoutInit(layout, type, inner, outer, leading)) return bad;
   if (batch == 1) return CUBLAS_STATUS_SUCCESS;
   const auto count = static_cast<int32_t>(batch);
   if (const auto bad = cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count)) return bad;
@@ -87,8 +94,12 @@ cublasStatus_t set(Plan& plan, cublasLtMatmulDescAttributes_t attribute, V value
   return cublasLtMatmulDescSetAttribute(&plan.description, attribute, &value, sizeof value);
 }
 
-// The pointers of the epilogue, which differ from call to call.
+// The pointers of factors and of the epilogue, which differ from call to call.
 cublasStatus_t point(Plan& plan, const Product& p) {
+  if (p.fp8()) {
+    if (const auto bad = set(plan, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, p.factor_b)) return bad;
+    if (const auto bad = set(plan, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, p.factor_a)) return bad;
+  }
   if (p.bias) {
     if (const auto bad = set(plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.bias)) return bad;
   }
@@ -115,9 +126,9 @@ cublasStatus_t make_plan(Library& library, const Product& p, const Key& key, Pla
     LF_SET(set(plan, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE, p.stride_c));
   }
   LF_SET(point(plan, p));
-  LF_SET(set_layout(&plan.a, p.dtype_ab, p.trans_b, p.k, p.n, p.ldb, p.batch, p.stride_b));
-  LF_SET(set_layout(&plan.b, p.dtype_ab, p.trans_a, p.m, p.k, p.lda, p.batch, p.stride_a));
-  LF_SET(set_layout(&plan.c, p.dtype_c, false, p.m, p.n, p.ldc, p.batch, p.stride_c));
+  LF_SET(set_layout(&plan.a, type_of(p.dtype_ab, p.fp8_b), p.trans_b, p.k, p.n, p.ldb, p.batch, p.stride_b));
+  LF_SET(set_layout(&plan.b, type_of(p.dtype_ab, p.fp8_a), p.trans_a, p.m, p.k, p.lda, p.batch, p.stride_a));
+  LF_SET(set_layout(&plan.c, type_of(p.dtype_c), false, p.m, p.n, p.ldc, p.batch, p.stride_c));
 
   cublasLtMatmulPreferenceOpaque_t preference;
   LF_SET(cublasLtMatmulPreferenceInit(&preference));
@@ -185,7 +196,7 @@ int32_t multiply(const KernelArgs* args, const Product& p, void* workspace, int6
   key.m = p.m, key.n = p.n, key.k = p.k, key.lda = p.lda, key.ldb = p.ldb, key.ldc = p.ldc;
   key.batch = p.batch, key.stride_a = p.stride_a, key.stride_b = p.stride_b, key.stride_c = p.stride_c, key.workspace = bytes;
   key.trans_a = p.trans_a, key.trans_b = p.trans_b;
-  key.dtype_ab = static_cast<int32_t>(p.dtype_ab), key.dtype_c = static_cast<int32_t>(p.dtype_c);
+  key.dtype_ab = p.fp8() ? -1 - 2 * p.fp8_a - p.fp8_b : static_cast<int32_t>(p.dtype_ab), key.dtype_c = static_cast<int32_t>(p.dtype_c);
   key.adds = p.accumulate || p.residual, key.epilogue = static_cast<int32_t>(epilogue_of(p));
   key.align_a = alignment(p.a), key.align_b = alignment(p.b), key.align_c = alignment(added), key.align_d = alignment(p.c);
 
@@ -194,8 +205,8 @@ int32_t multiply(const KernelArgs* args, const Product& p, void* workspace, int6
     if (library.plans.size() >= kMostPlans) library.plans.clear();
     Plan plan;
     const auto bad = make_plan(library, p, key, plan);
-    // An epilogue that the library does not have is remembered, too.
-    if (bad && !p.has_epilogue()) return fail(args, "no algorithm for this product", bad);
+    // What the library does not have is remembered, too.
+    if (bad && !p.has_epilogue() && !p.fp8()) return fail(args, "no algorithm for this product", bad);
     place = library.plans.emplace(key, plan).first;
   }
   Plan& plan = place->second;

@@ -27,7 +27,12 @@ struct Product {
   bool gelu = false;           // tanh form; `aux` then receives its argument
   bool gelu_gradient = false;  // C = product * gelu'(aux)
   void* aux = nullptr;         // like C
+  // Operands of u8 codes in an 8-bit format (api/fp8.h), from sm_89 on; C is f32. -1: not so. Each has a factor, f32 [1] on the
+  // device. The library wants trans_b without trans_a, k and n in multiples of 16, and not E5M2 for both.
+  int fp8_a = -1, fp8_b = -1;
+  const float *factor_a = nullptr, *factor_b = nullptr;
 
+  bool fp8() const { return fp8_a >= 0; }
   bool has_epilogue() const { return bias || gelu || gelu_gradient; }
 };
 
@@ -37,8 +42,8 @@ bool tf32_products();
 // A good size for the library's workspace, from the shape alone. It is only needed to cut long sums.
 int64_t product_workspace(int64_t m, int64_t n, int64_t k, int64_t batch);
 
-// Enqueues the product. `*done` is false when the library has no such epilogue here; then nothing was enqueued, and the
-// product without an epilogue always works. m, n, k and batch above 0.
+// Enqueues the product. `*done` is false when the library has no such epilogue or no such 8-bit product here; then nothing was
+// enqueued, and the product of numbers without an epilogue always works. m, n, k and batch above 0.
 int32_t multiply(const KernelArgs* args, const Product& product, void* workspace, int64_t workspace_bytes, bool* done);
 
 }  // namespace lf::cuda

@@ -1,6 +1,6 @@
 // The 8-bit floating formats: every code and thousands of numbers as PyTorch has them, saturation, products' errors.
 import { noGrad } from '../../lib/autograd/tape'
-import { fp8Largest, fromFp8, toFp8, type Fp8Format } from '../../lib/ops/fp8'
+import { fp8Largest, fp8Matmul, fromFp8, toFp8, type Fp8Format } from '../../lib/ops/fp8'
 import { matmul } from '../../lib/ops/matmul'
 import { randn } from '../../lib/ops/random'
 import { max } from '../../lib/ops/reductions'
@@ -8,7 +8,7 @@ import { abs, mulScalar } from '../../lib/ops/elementwise'
 import { Generator } from '../../lib/tensor/random'
 import { tensor, type Tensor } from '../../lib/tensor/tensor'
 import { goldenTensors } from '../support/goldens'
-import { host, integers, jestOnly, opCase } from '../support/op_case'
+import { host, integers, jestOnly, opCase, type InputSpec } from '../support/op_case'
 
 const { abs: size, min, round, sign } = Math
 
@@ -64,6 +64,59 @@ opCase({
   outDTypes: 'bf16',
   noGradient: 'codes are integers',
 })
+
+/** Codes of whole numbers up to 4 by halves, so that every sum is exact in the few bits that FP8 tensor cores keep. */
+const small = (shape: number[], format: Fp8Format): InputSpec => {
+  const codes = format === 'e4m3' ? [0, 0x30, 0x38, 0x3c, 0x40, 0x44, 0x48] : [0, 0x38, 0x3c, 0x3e, 0x40, 0x42, 0x44]
+  return { shape, values: (random) => codes[Math.floor(random.uniform(0, codes.length))] + 128 * Math.floor(random.uniform(0, 2)) }
+}
+const halves = [0, 0.5, 1, 1.5, 2, 3, 4]
+const smallValue = (code: number, format: Fp8Format) => {
+  const codes = format === 'e4m3' ? [0, 0x30, 0x38, 0x3c, 0x40, 0x44, 0x48] : [0, 0x38, 0x3c, 0x3e, 0x40, 0x42, 0x44]
+  return halves[codes.indexOf(code % 128)] * (code > 127 ? -1 : 1)
+}
+const factor = (value: number): InputSpec => ({ shape: [1], dtype: 'f32', values: [value], grad: false })
+
+for (const [a, b] of [['e4m3', 'e4m3'], ['e5m2', 'e4m3'], ['e4m3', 'e5m2'], ['e5m2', 'e5m2']] as const) {
+  opCase({
+    name: `fp8 matmul, ${a} by ${b}`,
+    ops: ['fp8_matmul'],
+    run: ([x, y, f, g]) => fp8Matmul({ codes: x, format: a, factor: f }, { codes: y, format: b, factor: g }),
+    reference: ([x, y, f, g]) => {
+      const [n, k] = y.shape
+      return host([x.shape[0], n], (i) => {
+        let sum = 0
+        for (let d = 0; d < k; ++d) sum += smallValue(x.data[Math.floor(i / n) * k + d], a) * smallValue(y.data[(i % n) * k + d], b)
+        return Math.fround(sum * Math.fround(f.data[0] * g.data[0]))
+      })
+    },
+    // As tensor cores want them, and not so; nothing to add, nothing to write.
+    samples: [
+      [small([48, 64], a), small([32, 64], b), factor(0.3), factor(7)],
+      [small([5, 33], a), small([70, 33], b), factor(1), factor(0.5)],
+      [small([3, 0], a), small([2, 0], b), factor(1), factor(1)],
+      [small([0, 16], a), small([16, 16], b), factor(1), factor(1)],
+    ],
+    dtypes: ['u8'],
+    outDTypes: 'f32',
+    errorScale: 'tensor',
+    noGradient: 'codes are integers; layers record gradients of their own',
+    bench: a === 'e4m3' && b === 'e4m3' ? [{ inputs: [small([512, 512], a), small([512, 512], b), factor(1), factor(1)], dtypes: ['u8'] }] : [],
+    errors: [
+      {
+        what: 'rows of other lengths',
+        call: () => fp8Matmul({ codes: codesOf([2, 3]), format: a, factor: tensor([1]) }, { codes: codesOf([2, 4]), format: b, factor: tensor([1]) }),
+        code: 'ERR_SHAPE', text: ['fp8_matmul', '3 codes', '4'],
+      },
+      {
+        what: 'two factors',
+        call: () => fp8Matmul({ codes: codesOf([2, 3]), format: a, factor: tensor([1, 2]) }, { codes: codesOf([2, 3]), format: b, factor: tensor([1]) }),
+        code: 'ERR_SHAPE', text: ['factor_a', '[2]'],
+      },
+    ],
+  })
+}
+const codesOf = (shape: number[]) => tensor(new Uint8Array(shape.reduce((n, d) => n * d, 1)), shape, { dtype: 'u8' })
 
 /** E4M3 by its definition. */
 function valueOf(code: number): number {

@@ -39,17 +39,18 @@ async function withGradients(run: (x: Tensor, w: Tensor) => Tensor, [tokens, inn
   return { y: await y.toFloat64(), dx: await x.grad!.toFloat64(), dw: await w.grad!.toFloat64(), x, w, delta }
 }
 
-test('fp8: forward by E4M3, gradients by E5M2, each as if its operands had been rounded', async () => {
+// The second sizes are those that FP8 tensor cores take, which keep about 14 bits of a sum under way.
+test.each([[[40, 96, 24], 3e-6], [[48, 96, 32], getDevice().name.startsWith('cuda') ? 5e-4 : 3e-6]])('fp8: forward by E4M3, gradients by E5M2, each as if its operands had been rounded, of %j', async (sizes, allowed) => {
   const scales = () => new Fp8Scale('e4m3', { scaling: 'current', history: 1, margin: 0 }, getDevice())
   const grad = new Fp8Scale('e5m2', { scaling: 'current', history: 1, margin: 0 }, getDevice())
-  const own = await withGradients((x, w) => fp8Linear(x, w, null, null, { input: scales(), weight: scales(), grad }))
+  const own = await withGradients((x, w) => fp8Linear(x, w, null, null, { input: scales(), weight: scales(), grad }), sizes as [number, number, number])
   const rounded = async (t: Tensor, format: Fp8Format) => {
     const factor = Math.fround(fp8Largest[format] / Math.max(...(await t.toFloat64()).map(Math.abs)))
     return noGrad(() => mul(fromFp8(toFp8(t, format, { scale: tensor([factor]) }), format), 1 / factor))
   }
   const [x, w, g] = await Promise.all([rounded(own.x, 'e4m3'), rounded(own.w, 'e4m3'), rounded(own.delta, 'e5m2')])
   const wanted = noGrad(() => ({ y: matmul(x, w, { transposeB: true }), dx: matmul(g, w), dw: matmul(g, x, { transposeA: true }) }))
-  for (const name of ['y', 'dx', 'dw'] as const) expect(relative(own[name], await wanted[name].toFloat64())).toBeLessThan(3e-6)
+  for (const name of ['y', 'dx', 'dw'] as const) expect(relative(own[name], await wanted[name].toFloat64())).toBeLessThan(allowed as number)
 })
 
 test('int8: the gradients are those of the plain product', async () => {
