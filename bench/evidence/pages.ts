@@ -65,6 +65,7 @@ export function page(record: CardRecord): string {
     '```',
     '',
     ...(record.pretrainFlags ? [`Both arms start from one model, trained with \`${record.pretrainFlags}\`.`, ''] : []),
+    ...(record.teacherFlags ? [`The teacher is trained first, with \`${record.teacherFlags}\`.`, ''] : []),
     'Each arm has the best learning rate of a search by factors of 2, with a seed of its own (bits per byte):',
     '',
     `- ${searchText(baseline)}`,

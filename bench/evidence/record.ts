@@ -37,6 +37,8 @@ export interface CardRecord {
   commonFlags: string
   /** Of the run whose weights both arms start from, over the common ones. */
   pretrainFlags?: string
+  /** Of the teacher, over the common ones. */
+  teacherFlags?: string
   baseline: ArmSummary
   technique: ArmSummary
   /** Technique minus baseline in bits per byte, seed by seed; null where a run diverged. */
@@ -46,6 +48,9 @@ export interface CardRecord {
   margin: number
   verdict: Verdict
 }
+
+/** Where a reader's teacher is, in place of the folder that {teacher} stood for. */
+const teacherRun = 'runs/teacher'
 
 const mean = (values: readonly number[]) => values.reduce((a, b) => a + b, 0) / values.length
 const finite = (value: number) => (Number.isFinite(value) ? value : null)
@@ -67,7 +72,7 @@ function summary({ label, options, steps, lr, search, runs }: ArmResult): ArmSum
   const { mean: center, low, high } = values.every(Number.isFinite) ? interval(values) : { mean: NaN, low: NaN, high: NaN }
   return {
     label,
-    flags: flagsOf({ ...options, steps, lr }),
+    flags: flagsOf({ ...options, steps, lr }).replace('{teacher}', teacherRun),
     steps,
     lr,
     search: search.map((tried) => ({ lr: tried.lr, bitsPerByte: finite(tried.bitsPerByte) })),
@@ -98,7 +103,10 @@ export function recordOf(name: string, card: Card, common: object, { seeds, base
   }
   return {
     name, title: card.title, about: card.about ?? [], claim: card.claim, budget: card.budget, improves, when: card.when, seeds,
-    commonFlags: flagsOf(common as Record<string, unknown>), ...(card.pretrain && { pretrainFlags: flagsOf(card.pretrain) }), baseline: a, technique: b, difference, ratio, margin, verdict,
+    commonFlags: flagsOf(common as Record<string, unknown>),
+    ...(card.pretrain && { pretrainFlags: flagsOf(card.pretrain) }),
+    ...(card.teacher && { teacherFlags: flagsOf({ ...card.teacher, out: teacherRun }) }),
+    baseline: a, technique: b, difference, ratio, margin, verdict,
   }
 }
 

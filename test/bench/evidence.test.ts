@@ -7,6 +7,8 @@ import { measure } from '../../bench/evidence/measure'
 import { flagsOf, readRecords, recordOf } from '../../bench/evidence/record'
 import { costVerdict, interval, lossVerdict } from '../../bench/evidence/statistics'
 import { generatedFiles } from '../../bench/evidence/write'
+import { verdictOf } from '../../lib/catalog/verdict'
+import { listEntries } from '../../lib/cli/entries'
 
 test('the 95 % t-interval of 1 to 5 is 3 +- 1.963', () => {
   const { mean, low, high } = interval([1, 2, 3, 4, 5])
@@ -64,6 +66,12 @@ test('a card measured: equal FLOPs by the number of steps, the same seeds on bot
 
 test('pages, index, frontier and verdicts are what the records say: `npm run evidence -- --index`', () => {
   for (const [file, text] of generatedFiles()) expect([file, readFileSync(file, 'utf8') === text]).toEqual([file, true])
+})
+
+test('every technique, optimiser and initialiser has a card', async () => {
+  for (const kind of ['technique', 'optimizer', 'initializer'] as const) {
+    for (const entry of await listEntries(kind)) expect([entry.name, verdictOf(entry)?.card]).toEqual([entry.name, expect.any(String)])
+  }
 })
 
 test('every record has its card, and what cards are about is there', () => {

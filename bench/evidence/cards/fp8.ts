@@ -5,7 +5,6 @@ export default defineCard({
   about: [{ kind: 'technique', name: 'fp8' }],
   claim: 'E4M3 forward and E5M2 for gradients train to the loss of 16 bits (Micikevicius et al., arXiv 2209.05433).',
   budget: 'steps',
-  improves: 'peakBytes',
   options: { precision: 'bf16' },
   baseline: { ...adamw, label: 'bf16' },
   technique: { label: 'fp8, current scales', options: { technique: ['fp8:scaling=current'] }, lr: 8e-3 },
