@@ -1,7 +1,11 @@
 // matmul: single and batched, either side transposed, a batch on one side only.
 import { matmul, type MatmulOptions } from '../../lib/ops/matmul'
 import { zeros } from '../../lib/ops/creation'
-import { host, opCase } from '../support/op_case'
+import { noGrad } from '../../lib/autograd/tape'
+import { cast } from '../../lib/ops/cast'
+import { randn } from '../../lib/ops/random'
+import { Generator } from '../../lib/tensor/random'
+import { host, jestOnly, opCase } from '../support/op_case'
 
 opCase<MatmulOptions>({
   name: 'matmul',
@@ -57,4 +61,26 @@ opCase<MatmulOptions>({
     { what: 'integers', call: () => matmul(zeros([2, 2], { dtype: 'i32' }), zeros([2, 2])), code: 'ERR_DTYPE', text: ['matmul', 'i32'] },
     { what: 'batches that differ', call: () => matmul(zeros([2, 3, 4]), zeros([3, 4, 5])), code: 'ERR_SHAPE', text: ['[2, 3, 4]', '[3, 4, 5]'] },
   ],
+})
+
+jestOnly(() => {
+  // Published: 2.9e-4 and 2.3e-3 from the roundings of the factors, to which that of the result adds.
+  test.each([['f16', 2.9e-4, 5e-4], ['bf16', 2.3e-3, 4e-3]] as const)('%s: errors of normal numbers over 1024 terms, in the three roles of a layer', async (dtype, factors, whole) => {
+    const [tokens, inner, out] = [192, 1024, 128]
+    const roles = [
+      { a: [tokens, inner], b: [out, inner], options: { transposeB: true } },
+      { a: [tokens, inner], b: [inner, out], options: {} },
+      { a: [inner, tokens], b: [inner, out], options: { transposeA: true } },
+    ]
+    for (const { a: left, b: right, options } of roles) {
+      const [a, b] = [left, right].map((shape, i) => randn(shape, { generator: new Generator(i + 1), dtype: 'f64' }))
+      const exact = await noGrad(() => matmul(a, b, options)).toFloat64()
+      const error = async (format: 'f32' | 'f16' | 'bf16') => {
+        const own = await noGrad(() => matmul(cast(cast(a, dtype), format), cast(cast(b, dtype), format), options)).toFloat64()
+        return Math.hypot(...own.map((x, i) => x - exact[i])) / Math.hypot(...exact)
+      }
+      expect(Math.abs((await error('f32')) / factors - 1)).toBeLessThan(0.05)
+      expect(await error(dtype)).toBeLessThan(whole)
+    }
+  })
 })

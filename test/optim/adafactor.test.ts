@@ -1,6 +1,7 @@
 // Adafactor: published trace, PyTorch's trajectory, exactness for rank one, the size of the state.
 import { Adafactor, factored } from '../../lib/optim/adafactor'
 import { Parameter } from '../../lib/nn/parameter'
+import { zeros } from '../../lib/ops/creation'
 import { mul } from '../../lib/ops/elementwise'
 import { mean } from '../../lib/ops/reductions'
 import { keep } from '../../lib/tensor/scope'
@@ -44,6 +45,17 @@ test('rows and columns without a gradient stay as they are, in f32 too', async (
   const after = await parameter.tensor.toFloat32()
   expect(after[0]).toBeLessThan(1)
   expect(Array.from(after.slice(1))).toEqual(values.slice(1))
+  optimizer.dispose()
+  parameter.dispose()
+})
+
+test('the state of 4096 x 4096 is 8192 numbers', () => {
+  const on = { device: 'meta' }
+  const parameter = new Parameter(zeros([4096, 4096], on))
+  const optimizer = new Adafactor([{ parameters: new Map([['p', parameter]]) }])
+  parameter.tensor.grad = keep(zeros([4096, 4096], on))
+  optimizer.step(0.01)
+  expect([...optimizer.state().tensors.values()].reduce((n, { size }) => n + size, 0)).toBe(8192)
   optimizer.dispose()
   parameter.dispose()
 })

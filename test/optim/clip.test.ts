@@ -16,6 +16,16 @@ test('the factor is min(1, maxNorm / (norm + 1e-6))', async () => {
   expect(skip).toBe(0)
 })
 
+test('the norm after clipping is the limit, to 1e-6', async () => {
+  for (const size of [1, 1e3, 1e-2]) {
+    const grads = [[3 * size], [0, 4 * size]]
+    const { factor } = await clip(grads, { maxNorm: 0.5 * size }, 'f64')
+    const after = Math.hypot(...grads.flat().map((g) => factor * g))
+    expect(after).toBeLessThanOrEqual(0.5 * size * (1 + 1e-6))
+    expect(after).toBeGreaterThan(0.5 * size * (1 - 1e-3))
+  }
+})
+
 test('below the limit, and without one, nothing is scaled', async () => {
   expect((await clip([[3], [4]], { maxNorm: 6 })).factor).toBe(1)
   expect((await clip([[3], [4]], { maxNorm: 0 })).factor).toBe(1)

@@ -1,6 +1,8 @@
 // RigL on T16 against masks that stay, the published numbers of the schedule and of ERK, constant counts, resume.
 import { dropFraction, erdosRenyiDensities, growByGradient, riglEntry, startMasks } from '../../lib/techniques/rigl'
 import { accuracy, Student, teacher } from '../support/teacher'
+import { growAtRandom } from '../../lib/techniques/set'
+import { Generator } from '../../lib/tensor/random'
 import { counts, newAdam, trainMasked, usefulShare } from '../support/sparse'
 import { expectResume, outcome } from '../support/techniques'
 
@@ -22,11 +24,11 @@ test('ERK for width 256 and hidden 1024 at 90 %', () => {
 })
 
 const steps = 3000
-async function trained(density: number, method: 'static' | 'rigl') {
-  const { train, test: examples } = teacher()
-  const student = new Student()
+async function trained(density: number, method: 'static' | 'set' | 'rigl', seed = 1) {
+  const { train, test: examples } = teacher(seed)
+  const student = new Student(seed)
   const optimizer = newAdam(student)
-  const masks = startMasks(student.namedParameters(), optimizer, { density, distribution: 'erk', seed: 1 })
+  const masks = startMasks(student.namedParameters(), optimizer, { density, distribution: 'erk', seed })
   const before = await counts(masks)
   const share = await usefulShare(masks)
   const end = 0.75 * steps
@@ -35,6 +37,7 @@ async function trained(density: number, method: 'static' | 'rigl') {
     change(step) {
       if (step === 0 || step % 50 !== 0 || step >= end) return false
       if (method === 'rigl') growByGradient(masks, dropFraction(step, end, 0.3))
+      else if (method === 'set') growAtRandom(masks, 0.3, 0.02, new Generator(step))
       return method === 'rigl'
     },
   })
@@ -49,20 +52,23 @@ async function trained(density: number, method: 'static' | 'rigl') {
   return result
 }
 
-test('T16: RigL beats masks that stay by 0.02 at 5 % and by 0.2 at 2 %, and finds the inputs that matter', async () => {
+test('T16: RigL beats masks that stay by 0.02 at 5 % and by 0.2 at 2 %, SET does at 2 %, and RigL finds the inputs that matter', async () => {
   const table: Record<string, Record<string, Awaited<ReturnType<typeof trained>>>> = {}
   for (const density of [0.05, 0.02]) {
     for (const method of ['static', 'rigl'] as const) (table[density] ??= {})[method] = await trained(density, method)
   }
+  const set = await trained(0.02, 'set')
+  expect(set.accuracy).toBeGreaterThan(table[0.02].static.accuracy + 0.2)
   expect(table[0.05].rigl.accuracy).toBeGreaterThan(table[0.05].static.accuracy + 0.02)
   expect(table[0.02].rigl.accuracy).toBeGreaterThan(table[0.02].static.accuracy + 0.2)
-  // From a quarter to more than a half, the published bar, at 2 % (0.57); at 5 % it is 0.498 here.
-  for (const [density, bar] of [[0.02, 0.5], [0.05, 0.48]]) {
-    const { share } = table[density].rigl
-    expect(share[0]).toBeCloseTo(0.25, 1)
-    expect(share[1]).toBeGreaterThan(bar)
-  }
-}, 240_000)
+  // From a quarter to more than a half: at 2 % (0.57); at 5 % on the mean of three seeds (0.498, 0.511 and 0.502).
+  const { share } = table[0.02].rigl
+  expect(share[0]).toBeCloseTo(0.25, 1)
+  expect(share[1]).toBeGreaterThan(0.5)
+  const shares = [table[0.05].rigl, await trained(0.05, 'rigl', 2), await trained(0.05, 'rigl', 3)].map((run) => run.share)
+  for (const [start] of shares) expect(start).toBeCloseTo(0.25, 1)
+  expect(shares.reduce((sum, [, end]) => sum + end / 3, 0)).toBeGreaterThan(0.5)
+}, 600_000)
 
 test('density 1 is the run without it, bit for bit; otherwise the loss falls and a resume is exact', async () => {
   const options = { steps: 4 }

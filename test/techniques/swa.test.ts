@@ -1,6 +1,9 @@
 // SWA: the arithmetic mean of the weights at the ends of its cycles, exact resume.
+import { Parameter } from '../../lib/nn/parameter'
+import { startAverages, updateAverages } from '../../lib/techniques/ema'
 import { swaEntry } from '../../lib/techniques/swa'
 import type { Technique } from '../../lib/techniques/technique'
+import { tensor } from '../../lib/tensor/tensor'
 import { expectResume } from '../support/techniques'
 import { tinyTrainer } from '../support/tiny_gpt'
 
@@ -23,6 +26,20 @@ test('the mean of the weights after steps 4, 6 and 8', async () => {
   // The running mean is kept in f32.
   mean.forEach((x, i) => expect(Math.abs(x - (values[0][i] + values[1][i] + values[2][i]) / 3)).toBeLessThan(1e-8))
   model.dispose()
+})
+
+test('in f64 the running mean is the arithmetic one to 1e-12', async () => {
+  const f64 = (x: number) => tensor([x], null, { dtype: 'f64' })
+  const parameter = new Parameter(f64(0))
+  const parameters = new Map([['p', parameter]])
+  const means = startAverages(parameters)
+  let sum = 0
+  for (let n = 0; n < 30; ++n) {
+    parameter.set(f64(Math.sin(n)))
+    sum += Math.sin(n)
+    updateAverages(means, parameters, 1 / (n + 1))
+    expect(Math.abs((await means.get('p')!.item()) - sum / (n + 1))).toBeLessThan(1e-12)
+  }
 })
 
 test('resumes bit for bit', () => expectResume(() => [swaEntry.create({ start: 0.25, every: 1 })], {}, [1, 5]))
