@@ -27,6 +27,7 @@ export * from './ops/csr_attention'
 export * from './ops/dropout'
 export * from './ops/elementwise'
 export * from './ops/embedding'
+export * from './ops/feature_attention'
 export * from './ops/fp8'
 export * from './ops/gather'
 export * from './ops/int8_matmul'
@@ -88,7 +89,6 @@ export { favorKernel, randomDirections, softmaxFeatures } from './attention/favo
 export { attentionSeconds, chooseAttention, forecastPattern, type AttentionForecast, type AttentionProblem, type AttentionWay } from './attention/crossover'
 export { blockSparseKernel, csrKernel, softmaxKernel, sparseKernel, windowKernel, type AttentionKernel } from './attention/kernels'
 export * from './attention/multi_kernel'
-export { featureAttention } from './attention/prefix'
 export * as patterns from './attention/patterns'
 
 export {

@@ -1,9 +1,10 @@
 // Dense, block-sparse and CSR attention on one device, and where each is right:
 //
-//   npm run bench -- attention [--device cpu] [--quick] [--dtype f32,bf16] [--fit]
+//   npm run bench -- attention [--device cpu] [--quick] [--dtype f32,bf16] [--fit] [--features]
 //
 // Prints every time beside the one that the crossover rule forecasts, then the densities at which the ways cross, measured
 // and by the rule. --fit first writes the rule's constants for this device into lib/attention/costs.gen.ts.
+// --features: instead of these FAVOR+ and linear attention, fused and composed of single operators, beside exact attention.
 import { writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
@@ -13,6 +14,7 @@ import { costs } from '../../lib/attention/costs.gen'
 import type { DType } from '../../lib/native/dtype'
 import { getDevice } from '../../lib/tensor/device'
 import { attentionGrid, crossoverTable, measureAttention, misfit, timesTable, type Point, type Row } from './compare'
+import { featureSizes, featureTables } from './features'
 
 const { values } = parseArgs({
   allowPositionals: true,
@@ -21,6 +23,7 @@ const { values } = parseArgs({
     quick: { type: 'boolean', default: false },
     dtype: { type: 'string', default: 'f32,bf16' },
     fit: { type: 'boolean', default: false },
+    features: { type: 'boolean', default: false },
   },
 })
 const device = getDevice(values.device)
@@ -109,14 +112,28 @@ ${format(costs.cuda)}
   console.log(`constants written to ${file}`)
 }
 
+async function patterns(): Promise<void> {
+  const points = await measureAttention(device, attentionGrid(device, dtypes, values.quick), (point) => {
+    if (process.stdout.isTTY) console.log(line(timesTable(device, [point])[0]))
+  })
+  if (values.fit) writeCosts(points)
+  console.log(`\ntimes; the rule's constants: ${costs[gpu ? 'cuda' : 'cpu'].source}`)
+  for (const row of timesTable(device, points)) console.log(line(row))
+  console.log('\ncrossover: the density up to which one way beats the other, forwards and backwards; 0: at none that was measured, -: at all of them')
+  for (const row of crossoverTable(device, points)) console.log(line(row))
+  console.log('\nthe rule against the measurement, median of |log2| of the ratio')
+  console.log(line(misfit(device, points)))
+}
+
+async function features(): Promise<void> {
+  console.log('\ncausal attention by features, one sample; composed: from single operators; times forwards, and of forwards and backwards')
+  const crossings: Row[] = []
+  for (const dtype of dtypes) {
+    crossings.push(...(await featureTables(device, dtype, featureSizes(device, values.quick), (row) => console.log(line(row)))))
+  }
+  console.log('\nfaster than exact attention from this length on; -: not near the lengths that were measured')
+  for (const row of crossings) console.log(line(row))
+}
+
 console.log(`${device.name}: ${device.facts().description}`)
-const points = await measureAttention(device, attentionGrid(device, dtypes, values.quick), (point) => {
-  if (process.stdout.isTTY) console.log(line(timesTable(device, [point])[0]))
-})
-if (values.fit) writeCosts(points)
-console.log(`\ntimes; the rule's constants: ${costs[gpu ? 'cuda' : 'cpu'].source}`)
-for (const row of timesTable(device, points)) console.log(line(row))
-console.log('\ncrossover: the density up to which one way beats the other, forwards and backwards; 0: at none that was measured, -: at all of them')
-for (const row of crossoverTable(device, points)) console.log(line(row))
-console.log('\nthe rule against the measurement, median of |log2| of the ratio')
-console.log(line(misfit(device, points)))
+await (values.features ? features() : patterns())

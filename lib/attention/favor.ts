@@ -4,13 +4,13 @@
 // exponent of each row, for keys one for all (one a row would bias the result). With eps = 0 nothing of later keys leaks.
 // The error grows like exp(|q' + k'|^2): it needs small logits. Source: Choromanski et al., arXiv 2009.14794.
 import { noGrad } from '../autograd/tape'
-import { exp, mulScalar, square, sub, addScalar } from '../ops/elementwise'
+import { add, addScalar, exp, mulScalar, square, sub } from '../ops/elementwise'
+import { featureAttention } from '../ops/feature_attention'
 import { matmul } from '../ops/matmul'
 import { max, sum } from '../ops/reductions'
 import { hostRandom, type RandomState } from '../tensor/random'
 import { tensor, type Tensor } from '../tensor/tensor'
-import { featureAttention } from './prefix'
-import { headsFirst, refuse, tokensFirst, type AttentionKernel } from './kernels'
+import { refuse, type AttentionKernel } from './kernels'
 
 /** Directions [features, width], row by row: blocks of orthogonal rows, each as long as a normal vector would be. */
 export function randomDirections(features: number, width: number, random: RandomState, orthogonal = true): Float64Array {
@@ -50,14 +50,33 @@ export function softmaxFeatures(x: Tensor, directions: Tensor, query: boolean, {
   return mulScalar(eps ? addScalar(features, eps) : features, 1 / Math.sqrt(directions.shape[0]))
 }
 
-/** Attention by the directions that `directions` gives at each call: f32 [m, width], not a parameter. */
+/**
+ * Attention by the directions that `directions` gives at each call: f32 [m, width], not a parameter. The features are those of
+ * softmaxFeatures(): one product of all heads gives w . x', the operator does the rest while it reads. Without eps |q'|^2 / 2
+ * cancels in the quotient and is left out.
+ */
 export function favorKernel(directions: (like: Tensor) => Tensor, eps = 0): AttentionKernel {
   return (q, k, v, options) => {
     refuse('favor', options, ['window', 'slopes', 'segments', 'keyMask', 'dropout'])
     const scale = options.scale || 1 / Math.sqrt(q.shape[3])
-    const w = directions(q)
-    const features = (x: Tensor, query: boolean) => softmaxFeatures(headsFirst(x, options.heads), w, query, { scale, eps: options.causal ? 0 : eps })
-    return tokensFirst(featureAttention(features(q, true), features(k, false), headsFirst(v, options.heads), options.causal ?? false))
+    const w = mulScalar(directions(q), Math.sqrt(scale))
+    const [queries, keys] = [q, k].map((x) => matmul(x, w, { transposeB: true }))
+    const norms = (x: Tensor) => mulScalar(sum(square(x), [-1]), scale / 2)
+    /** |x'|^2 / 2, and as a constant the largest exponent. */
+    const shift = (x: Tensor, exponents: Tensor, ofAll: boolean) => {
+      const own = norms(x)
+      const most = noGrad(() => {
+        const rows = sub(max(exponents.detach(), [-1]), own.detach())
+        return ofAll ? max(rows, [1], { keepdims: true }) : rows
+      })
+      return add(own, most)
+    }
+    const more = options.causal ? 0 : eps
+    return featureAttention(queries, keys, v, {
+      causal: options.causal, map: 'exp', eps: more,
+      queryShift: more ? shift(q, queries, false) : noGrad(() => max(queries.detach(), [-1])),
+      keyShift: shift(k, keys, true),
+    })
   }
 }
 

@@ -38,6 +38,8 @@ export interface OpAttrs {
   erf_backward: Record<string, never>
   exp: Record<string, never>
   exp_backward: Record<string, never>
+  feature_attention: { causal: boolean; map: 'none' | 'elu' | 'exp'; eps: number }
+  feature_attention_backward: { causal: boolean; map: 'none' | 'elu' | 'exp'; eps: number }
   fill: { shape: readonly number[]; value: number; dtype: DType }
   flip: { axes: readonly number[] }
   floor: Record<string, never>
@@ -334,6 +336,16 @@ export const opTable: OpDescription[] = [
     name: 'exp_backward',
     inputs: [input('grad'), input('y')],
     attrs: [],
+  },
+  {
+    name: 'feature_attention',
+    inputs: [input('q'), input('k'), input('v'), input('q_shift', '?'), input('k_shift', '?')],
+    attrs: [{ name: 'causal', type: 'flag' }, { name: 'map', type: 'choice', choices: ['none', 'elu', 'exp'] }, { name: 'eps', type: 'number' }],
+  },
+  {
+    name: 'feature_attention_backward',
+    inputs: [input('grad_out'), input('q'), input('k'), input('v'), input('out'), input('norm'), input('q_shift', '?'), input('k_shift', '?')],
+    attrs: [{ name: 'causal', type: 'flag' }, { name: 'map', type: 'choice', choices: ['none', 'elu', 'exp'] }, { name: 'eps', type: 'number' }],
   },
   {
     name: 'fill',
@@ -833,4 +845,4 @@ export const opTable: OpDescription[] = [
 ]
 
 /** Of the table that the addon must have; see addon.opsHash(). */
-export const opTableHash = 2529027503
+export const opTableHash = 3330188899

@@ -107,6 +107,7 @@ LF_OP({.name = "block_sparse_attention_backward",
 #else
 #include <cstdio>
 
+#include "cpu/scratch.inl"
 #include "cpu/simd.h"
 #include "cpu/small_product.inl"
 
@@ -201,18 +202,6 @@ void turn_blocks(const Acc* rows, int64_t blocks, int64_t block, int64_t width, 
     }
   }
 }
-
-template <class Acc>
-struct Scratch {
-  char* at;
-  explicit Scratch(int64_t elements, int64_t pieces)
-      : at(static_cast<char*>(cpu::scratch(2, static_cast<size_t>(elements) * sizeof(Acc) + 64 * static_cast<size_t>(pieces)))) {}
-  Acc* take(int64_t elements) {
-    Acc* piece = reinterpret_cast<Acc*>(at);
-    at += (elements * static_cast<int64_t>(sizeof(Acc)) + 63) / 64 * 64;
-    return piece;
-  }
-};
 
 // --- forward: one task per batch entry and head -----------------------------------------------------------------------
 

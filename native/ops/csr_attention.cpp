@@ -122,6 +122,7 @@ LF_OP({.name = "csr_attention_backward",
 #else
 #include <cstdio>
 
+#include "cpu/scratch.inl"
 #include "cpu/simd.h"
 #include "ops/dtype_dispatch.h"
 
@@ -278,18 +279,6 @@ void widen_row(const T* from, int64_t width, int64_t padded, double factor, Acc*
   for (int64_t i = width; i < padded; ++i) out[i] = 0;
   for_lanes<T>(width, [&](int64_t i, int64_t n) { store_some(out + i, load_some(from + i, n) * constant<V>(factor), n); });
 }
-
-template <class Acc>
-struct Scratch {
-  char* at;
-  Scratch(int64_t elements, int64_t pieces)
-      : at(static_cast<char*>(cpu::scratch(2, static_cast<size_t>(elements) * sizeof(Acc) + 64 * static_cast<size_t>(pieces)))) {}
-  Acc* take(int64_t elements) {
-    Acc* piece = reinterpret_cast<Acc*>(at);
-    at += (elements * static_cast<int64_t>(sizeof(Acc)) + 63) / 64 * 64;
-    return piece;
-  }
-};
 
 // --- forward: a task is some rows of one (batch entry, head) pair -------------------------------------------------------
 

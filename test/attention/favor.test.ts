@@ -2,8 +2,8 @@
 // no look ahead.
 import { backward } from '../../lib/autograd/backward'
 import { directionsLike, favorKernel, randomDirections, softmaxFeatures } from '../../lib/attention/favor'
-import { featureAttention } from '../../lib/attention/prefix'
 import { mulScalar } from '../../lib/ops/elementwise'
+import { featureAttention } from '../../lib/ops/feature_attention'
 import { matmul } from '../../lib/ops/matmul'
 import { zeros } from '../../lib/ops/creation'
 import { rand, randn } from '../../lib/ops/random'
@@ -11,6 +11,7 @@ import { getDevice } from '../../lib/tensor/device'
 import { Generator } from '../../lib/tensor/random'
 import { scope } from '../../lib/tensor/scope'
 import { setRequiresGrad, tensor, type Tensor } from '../../lib/tensor/tensor'
+import { composedFavor } from '../support/composed_features'
 
 // Globals are slow to reach from within jest.
 const { abs, exp, sqrt } = Math
@@ -116,8 +117,8 @@ test('the kernel is unbiased: over 400 draws its mean is within 3 % of exp(q . k
 
 /** The quotient by its definition. */
 async function quadratic(phiQ: Tensor, phiK: Tensor, v: Tensor, causal: boolean): Promise<Float64Array> {
-  const [, , queries, m] = phiQ.shape
-  const [, , keys, width] = v.shape
+  const [, queries, , m] = phiQ.shape
+  const [, keys, , width] = v.shape
   const [q, k, values] = await Promise.all([phiQ, phiK, v].map((x) => x.toFloat64()))
   const out = new Float64Array(queries * width)
   for (let i = 0; i < queries; ++i) {
@@ -138,9 +139,9 @@ test.each([[150, 150, true], [3, 150, true], [150, 150, false], [5, 5, true]] as
   'prefix sums, %i queries and %i keys, causal %s: the quadratic form to 1e-13',
   async (queries, keys, causal) => {
     const generator = new Generator(5)
-    const make = (tokens: number, width: number) => rand([1, 1, tokens, width], { dtype: 'f64', generator })
+    const make = (tokens: number, width: number) => rand([1, tokens, 1, width], { dtype: 'f64', generator })
     const [q, k, v] = [make(queries, 6), make(keys, 6), make(keys, 4)]
-    const seen = await featureAttention(q, k, v, causal).toFloat64()
+    const seen = await featureAttention(q, k, v, { causal }).toFloat64()
     const wanted = await quadratic(q, k, v, causal)
     expect(seen.reduce((most, x, i) => Math.max(most, abs(x - wanted[i])), 0)).toBeLessThan(1e-13)
   },
@@ -148,9 +149,9 @@ test.each([[150, 150, true], [3, 150, true], [150, 150, false], [5, 5, true]] as
 
 test('gradients of the chunked sums against finite differences', async () => {
   const generator = new Generator(6)
-  const leaves = [3, 3, 2].map((width) => setRequiresGrad(rand([1, 1, 70, width], { dtype: 'f64', generator })))
-  const weights = rand([1, 1, 70, 2], { dtype: 'f64', generator })
-  scope(() => backward(featureAttention(leaves[0], leaves[1], leaves[2], true), weights))
+  const leaves = [3, 3, 2].map((width) => setRequiresGrad(rand([1, 70, 1, width], { dtype: 'f64', generator })))
+  const weights = rand([1, 70, 1, 2], { dtype: 'f64', generator })
+  scope(() => backward(featureAttention(leaves[0], leaves[1], leaves[2], { causal: true }), weights))
   const w = await weights.toFloat64()
   for (const [n, leaf] of leaves.entries()) {
     const [grad, base] = [await leaf.grad!.toFloat64(), await leaf.toFloat64()]
@@ -158,11 +159,27 @@ test('gradients of the chunked sums against finite differences', async () => {
       const value = async (h: number) => {
         const moved = tensor(base.map((x, i) => (i === at ? x + h : x)), leaf.shape, { dtype: 'f64' })
         const [q, k, v] = leaves.map((other, i) => (i === n ? moved : other.detach()))
-        return (await featureAttention(q, k, v, true).toFloat64()).reduce((sum, x, i) => sum + x * w[i], 0)
+        return (await featureAttention(q, k, v, { causal: true }).toFloat64()).reduce((sum, x, i) => sum + x * w[i], 0)
       }
       expect(abs(grad[at] - ((await value(1e-5)) - (await value(-1e-5))) / 2e-5)).toBeLessThan(1e-7)
     }
   }
+})
+
+test.each([true, false])('the fused kernel is the one composed of single operators, gradients too; causal %s', async (causal) => {
+  const once = async (fused: boolean) => {
+    const generator = new Generator(9)
+    const leaves = [4, 2, 2].map((heads) => setRequiresGrad(scope(() => mulScalar(randn([2, 90, heads, 16], { generator, dtype: 'f64' }), 0.5))))
+    const directions = (like: Tensor) => directionsLike(like, randomDirections(40, 16, { seed: 1, offset: 0 }), 40)
+    const out = scope(() => {
+      const y = (fused ? favorKernel : composedFavor)(directions, 0.01)(leaves[0], leaves[1], leaves[2], { heads: 4, kvHeads: 2, causal })
+      backward(y, randn(y.shape, { generator, dtype: 'f64' }))
+      return y
+    })
+    return Promise.all([out, ...leaves.map((leaf) => leaf.grad!)].map((x) => x.toFloat64()))
+  }
+  const [a, b] = [await once(true), await once(false)]
+  for (const [i, x] of a.entries()) expect(x.reduce((most, value, at) => Math.max(most, abs(value - b[i][at])), 0)).toBeLessThan(1e-12)
 })
 
 test('later tokens change nothing, and what it cannot do is refused', async () => {

@@ -1,17 +1,22 @@
-// Attention by features: out_i = phi(q_i)^T S_i / (phi(q_i) . z_i) with S_i = sum_j phi(k_j) v_j^T and z_i = sum_j phi(k_j), over
-// all keys or over those up to i. Causal sums go chunk by chunk: inside a chunk a masked product, across chunks running
-// sums, in the gradient as well, so time and memory are linear in the length. z comes along as one more column of v.
-// Source: Katharopoulos et al., arXiv 2006.16236; the sums as in Choromanski et al., arXiv 2009.14794.
-import { concat } from '../ops/concat'
-import { add, div, mul } from '../ops/elementwise'
-import { ones, zeros } from '../ops/creation'
-import { matmul } from '../ops/matmul'
-import { reshape } from '../ops/reshape'
-import { slice } from '../ops/slice'
-import { cumsum } from '../ops/sort'
-import { tensor, type Tensor } from '../tensor/tensor'
+// Attention by features from single operators, which the fused operator is held against: chunk by chunk with all features, all
+// chunks' states and z as one more column of v. Source: Katharopoulos et al., arXiv 2006.16236.
+import { softmaxFeatures } from '../../lib/attention/favor'
+import { headsFirst, tokensFirst, type AttentionKernel } from '../../lib/attention/kernels'
+import { concat } from '../../lib/ops/concat'
+import { add, div, exp, mul, neg, relu } from '../../lib/ops/elementwise'
+import { ones, zeros } from '../../lib/ops/creation'
+import { matmul } from '../../lib/ops/matmul'
+import { reshape } from '../../lib/ops/reshape'
+import { slice } from '../../lib/ops/slice'
+import { cumsum } from '../../lib/ops/sort'
+import { tensor, type Tensor } from '../../lib/tensor/tensor'
 
 const kChunk = 64
+
+/** elu(x) + 1 = max(x, 0) + exp(min(x, 0)). */
+export function eluFeatures(x: Tensor): Tensor {
+  return add(relu(x), exp(neg(relu(neg(x)))))
+}
 
 /** Rows of zeros up to `length` on the axis before the last: at its beginning, or at its end. */
 function lengthen(x: Tensor, length: number, atEnd: boolean): Tensor {
@@ -26,7 +31,7 @@ function lengthen(x: Tensor, length: number, atEnd: boolean): Tensor {
  * phiQ [batch, heads, queries, features], phiK [batch, heads, keys, features], v [batch, heads, keys, width] ->
  * [batch, heads, queries, width]. Features are not negative. The last query stands at the last key.
  */
-export function featureAttention(phiQ: Tensor, phiK: Tensor, v: Tensor, causal: boolean): Tensor {
+export function composedFeatures(phiQ: Tensor, phiK: Tensor, v: Tensor, causal: boolean): Tensor {
   const [batch, heads, queries] = phiQ.shape
   const [, , keys, width] = v.shape
   const withOnes = concat([v, ones([batch, heads, keys, 1], { device: v.device, dtype: v.dtype })], 3)
@@ -56,4 +61,20 @@ function causalSums(phiQ: Tensor, phiK: Tensor, v: Tensor): Tensor {
     sums = add(inside, matmul(q, concat([none, before], 2)))
   }
   return slice(reshape(sums, [batch, heads, length, width]), [0, 0, keys - queries, 0], [batch, heads, keys, width])
+}
+
+/** lib/techniques/linear_attention.ts's kernel from single operators. */
+export const composedLinear: AttentionKernel = (q, k, v, { heads, causal = false }) => {
+  const features = (x: Tensor) => eluFeatures(headsFirst(x, heads))
+  return tokensFirst(composedFeatures(features(q), features(k), headsFirst(v, heads), causal))
+}
+
+/** favorKernel() of lib/attention/favor.ts from single operators. */
+export function composedFavor(directions: (like: Tensor) => Tensor, eps = 0): AttentionKernel {
+  return (q, k, v, { heads, causal = false, scale: given }) => {
+    const scale = given || 1 / Math.sqrt(q.shape[3])
+    const w = directions(q)
+    const features = (x: Tensor, query: boolean) => softmaxFeatures(headsFirst(x, heads), w, query, { scale, eps: causal ? 0 : eps })
+    return tokensFirst(composedFeatures(features(q, true), features(k, false), headsFirst(v, heads), causal))
+  }
 }
