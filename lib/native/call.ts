@@ -206,6 +206,10 @@ const statNames = [
   'busySeconds',
   'kernels',
   'graphReplays',
+  'copies',
+  'copiedBytes',
+  'kernelsBesideCopies',
+  'lockedBytes',
 ] as const
 export type DeviceStats = Record<(typeof statNames)[number], number>
 

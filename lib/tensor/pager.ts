@@ -26,7 +26,10 @@ export class Pager {
     abandoned.register(this, this.number)
   }
 
-  /** Takes the tensor out of the device's memory, with everything else that shares its memory. */
+  /**
+   * Takes the tensor out of the device's memory, with everything else that shares its memory. A GPU copies it beside its kernels,
+   * into page-locked memory; where there is none left, the device fails with ERR_OUT_OF_MEMORY.
+   */
   pageOut(tensor: Tensor): void {
     check(addon.pageOut(tensor.handle, this.number))
   }
@@ -36,7 +39,10 @@ export class Pager {
     check(addon.pageIn(tensor.handle))
   }
 
-  /** Begins to read what will be needed soon, while the device goes on. */
+  /**
+   * Begins to bring what will be needed soon, while the device goes on: a file is read, and from the host's memory a GPU copies it
+   * into memory that it has to spare. It counts as live from its first use.
+   */
   prefetch(tensor: Tensor): void {
     check(addon.prefetch(tensor.handle))
   }

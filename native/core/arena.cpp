@@ -20,27 +20,61 @@ void Arena::erase_free(std::map<char*, Block>::iterator it) {
   free_by_address_.erase(it);
 }
 
+int64_t Arena::size_of(int64_t bytes) const { return round_up(bytes, kAlignment) + 2 * guard_; }
+
+bool Arena::fits(int64_t bytes) const { return free_by_size_.lower_bound({size_of(bytes), nullptr}) != free_by_size_.end(); }
+
 void* Arena::allocate(int64_t bytes) {
   if (limit_ && live_bytes_ + bytes > limit_) return nullptr;
-  const int64_t size = round_up(bytes, kAlignment) + 2 * guard_;
-  auto fit = free_by_size_.lower_bound({size, nullptr});
-  if (fit == free_by_size_.end()) {
+  const int64_t size = size_of(bytes);
+  if (!fits(bytes)) {
     const int64_t slab_bytes = std::max(kSlabBytes, round_up(size, kSlabRounding));
     char* slab = static_cast<char*>(source_(slab_bytes));
     if (!slab) return nullptr;
     reserved_bytes_ += slab_bytes;
     insert_free(slab, {slab_bytes, slabs_++});
-    fit = free_by_size_.lower_bound({size, nullptr});
   }
-  auto it = free_by_address_.find(fit->second);
+  live_bytes_ += bytes;
+  peak_bytes_ = std::max(peak_bytes_, live_bytes_);
+  return take(size, bytes, false);
+}
+
+char* Arena::take(int64_t size, int64_t asked, bool held) {
+  auto it = free_by_address_.find(free_by_size_.lower_bound({size, nullptr})->second);
   char* at = it->first;
   Block block = it->second;
   erase_free(it);
   if (block.size > size) insert_free(at + size, {block.size - size, block.slab});
-  live_.emplace(at + guard_, Live{bytes, guard_, {size, block.slab}});
-  live_bytes_ += bytes;
-  peak_bytes_ = std::max(peak_bytes_, live_bytes_);
+  live_.emplace(at + guard_, Live{asked, guard_, {size, block.slab}, held});
   return at + guard_;
+}
+
+void* Arena::hold(int64_t bytes) {
+  if (!fits(bytes) || (limit_ && live_bytes_ + bytes > limit_)) return nullptr;
+  ++held_blocks_;
+  return take(size_of(bytes), bytes, true);
+}
+
+bool Arena::adopt(void* pointer) {
+  Live& block = live_.at(static_cast<char*>(pointer));
+  if (limit_ && live_bytes_ + block.asked > limit_) return false;
+  block.held = false;
+  --held_blocks_;
+  live_bytes_ += block.asked;
+  peak_bytes_ = std::max(peak_bytes_, live_bytes_);
+  return true;
+}
+
+void Arena::retire(void* pointer) {
+  Live& block = live_.at(static_cast<char*>(pointer));
+  block.held = true;
+  ++held_blocks_;
+  live_bytes_ -= block.asked;
+}
+
+void Arena::free_held(void* pointer) {
+  --held_blocks_;
+  put_back(live_.find(static_cast<char*>(pointer)));
 }
 
 int64_t Arena::guard_of(void* pointer) const {
@@ -52,6 +86,10 @@ void Arena::release(void* pointer) {
   auto it = live_.find(static_cast<char*>(pointer));
   if (it == live_.end()) return;
   live_bytes_ -= it->second.asked;
+  put_back(it);
+}
+
+void Arena::put_back(const std::unordered_map<char*, Live>::iterator& it) {
   char* at = it->first - it->second.guard;
   Block block = it->second.block;
   live_.erase(it);

@@ -19,11 +19,20 @@ class Arena {
   // nullptr when the limit or the device's memory is exhausted. bytes > 0.
   void* allocate(int64_t bytes);
   void release(void* pointer);
+  // Whether that many bytes can be placed in the slabs that are there.
+  bool fits(int64_t bytes) const;
+
+  // Held blocks are neither live nor free: a copy beside the kernels uses them.
+  void* hold(int64_t bytes);    // free -> held; nullptr where they do not fit, or the limit does not allow them
+  bool adopt(void* pointer);    // held -> live; false beyond the limit
+  void retire(void* pointer);   // live -> held
+  void free_held(void* pointer);
+  int64_t asked(void* pointer) const { return live_.at(static_cast<char*>(pointer)).asked; }
 
   int64_t live_bytes() const { return live_bytes_; }
   int64_t peak_bytes() const { return peak_bytes_; }
   int64_t reserved_bytes() const { return reserved_bytes_; }
-  int64_t live_blocks() const { return static_cast<int64_t>(live_.size()); }
+  int64_t live_blocks() const { return static_cast<int64_t>(live_.size()) - held_blocks_; }
   void reset_peak() { peak_bytes_ = live_bytes_; }
   void set_limit(int64_t bytes) { limit_ = bytes; }  // 0: none
   int64_t limit() const { return limit_; }
@@ -46,9 +55,14 @@ class Arena {
     int64_t asked;
     int64_t guard;
     Block block;
+    bool held;
   };
+  char* take(int64_t size, int64_t asked, bool held);  // from a free block that is there
+  void put_back(const std::unordered_map<char*, Live>::iterator& it);
+  int64_t size_of(int64_t bytes) const;
   std::unordered_map<char*, Live> live_;
   int slabs_ = 0;
+  int64_t held_blocks_ = 0;
   int64_t live_bytes_ = 0, peak_bytes_ = 0, reserved_bytes_ = 0, limit_ = 0, guard_ = 0;
 };
 

@@ -6,7 +6,6 @@
 
 #include <cerrno>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 
 #include "core/op.h"
@@ -38,16 +37,13 @@ int open_nameless(const std::string& folder) {
 }
 void close_file(int file) { close(file); }
 #endif
-
-struct Free {
-  void operator()(char* memory) const { std::free(memory); }
-};
 }  // namespace
 
 class Pager::Page {
  public:
   int64_t bytes = 0, offset = 0;
-  std::unique_ptr<char, Free> memory;  // the contents, while they are to be written or were read ahead
+  HostMemory* home = nullptr;
+  std::shared_ptr<HostMemory::Block> memory;  // the contents, while they are to be written or were read ahead
   bool stored = false;                 // the file has them
   bool queued = false;                 // a request for it waits or runs
   bool dropped = false;
@@ -74,15 +70,18 @@ Pager::~Pager() {
   close_file(file_);
 }
 
-Pager::Page* Pager::reserve(int64_t bytes) {
-  auto* page = new Page;
-  page->bytes = bytes;
-  page->memory.reset(static_cast<char*>(std::malloc(static_cast<size_t>(bytes))));
-  if (!to_file()) return page;
+Pager::Page* Pager::reserve(int64_t bytes, HostMemory& memory) {
   std::unique_lock lock(mutex_);
   const auto start = Clock::now();
-  done_.wait(lock, [&] { return pending_ == 0 || pending_ + bytes <= kMostPending; });
+  if (to_file()) done_.wait(lock, [&] { return pending_ == 0 || pending_ + bytes <= kMostPending; });
   stats_.wait_seconds += std::chrono::duration<double>(Clock::now() - start).count();
+  auto block = memory.allocate(bytes);
+  if (!block) return nullptr;
+  auto* page = new Page;
+  page->bytes = bytes;
+  page->home = &memory;
+  page->memory = std::move(block);
+  if (!to_file()) return page;
   pending_ += bytes;
   const auto fit = free_.find(bytes);
   if (fit != free_.end()) {
@@ -96,14 +95,12 @@ Pager::Page* Pager::reserve(int64_t bytes) {
   return page;
 }
 
-char* Pager::buffer(Page* page) { return page->memory.get(); }
-
 void Pager::store(Page* page) {
   if (!to_file()) return;
   {
     std::lock_guard lock(mutex_);
     page->queued = true;
-    queue_.push_back({page, true});
+    queue_.push_back({page, true, page->memory->copy});
   }
   wake_.notify_one();
 }
@@ -114,26 +111,33 @@ void Pager::prefetch(Page* page) {
     std::lock_guard lock(mutex_);
     if (page->queued || page->memory || !error_.empty()) return;
     page->queued = true;
-    queue_.push_back({page, false});
+    queue_.push_back({page, false, nullptr});
   }
   wake_.notify_one();
 }
 
-bool Pager::load(Page* page, void* to, int64_t offset, int64_t bytes) {
+std::shared_ptr<HostMemory::Block> Pager::contents(Page* page) {
   std::unique_lock lock(mutex_);
   const auto start = Clock::now();
   // A page that waits to be written still has its contents; one that is being read ahead will have them soonest that way.
   done_.wait(lock, [&] { return page->memory || !page->queued || !error_.empty(); });
-  if (!page->memory && error_.empty()) transfer(lock, page, false);
+  if (!page->memory && error_.empty()) transfer(lock, page, false, nullptr);
   stats_.wait_seconds += std::chrono::duration<double>(Clock::now() - start).count();
-  if (!page->memory) return false;
-  std::memcpy(to, page->memory.get() + offset, static_cast<size_t>(bytes));
+  auto block = page->memory;
   if (to_file() && page->stored && !page->queued) page->memory.reset();
+  return block;
+}
+
+bool Pager::load(Page* page, void* to, int64_t offset, int64_t bytes) {
+  const auto block = contents(page);
+  if (!block || !page->home->wait(block->copy)) return false;
+  std::memcpy(to, block->data + offset, static_cast<size_t>(bytes));
   return true;
 }
 
 void Pager::drop(Page* page) {
   std::lock_guard lock(mutex_);
+  if (to_file() && !page->stored && !page->queued) pending_ -= page->bytes;  // it could not be filled
   page->dropped = true;
   if (!page->queued) release_space(page);
 }
@@ -144,13 +148,18 @@ void Pager::release_space(Page* page) {
 }
 
 // Called and returns with the lock held, which is open meanwhile.
-void Pager::transfer(std::unique_lock<std::mutex>& lock, Page* page, bool write) {
-  std::unique_ptr<char, Free> fresh;
-  if (!write) fresh.reset(static_cast<char*>(std::malloc(static_cast<size_t>(page->bytes))));
-  char* memory = write ? page->memory.get() : fresh.get();
+void Pager::transfer(std::unique_lock<std::mutex>& lock, Page* page, bool write, const Ticket& after) {
+  auto block = page->memory;
   lock.unlock();
+  errno = ENOMEM;
+  if (!write) block = page->home->allocate(page->bytes);
+  char* memory = block ? block->data : nullptr;
   int64_t done = 0;
   bool failed = memory == nullptr;
+  if (!failed && !page->home->wait(after)) {
+    errno = EIO;  // the device did not fill it
+    failed = true;
+  }
   while (!failed && done < page->bytes) {
     const int64_t moved = move_bytes(file_, memory + done, page->bytes - done, page->offset + done, write);
     if (moved < 0 && errno == EINTR) continue;
@@ -165,7 +174,7 @@ void Pager::transfer(std::unique_lock<std::mutex>& lock, Page* page, bool write)
     errno = problem;
     fail(write ? "written" : "read", page->bytes);
   } else if (!write) {
-    page->memory = std::move(fresh);
+    page->memory = std::move(block);
   }
 }
 
@@ -179,10 +188,10 @@ void Pager::loop() {
   for (;;) {
     wake_.wait(lock, [&] { return closing_ || !queue_.empty(); });
     if (queue_.empty()) return;
-    const Request request = queue_.front();
+    Request request = queue_.front();
     queue_.pop_front();
     Page* page = request.page;
-    if (!page->dropped && error_.empty()) transfer(lock, page, request.write);
+    if (!page->dropped && error_.empty()) transfer(lock, page, request.write, request.after);
     if (request.write) {
       pending_ -= page->bytes;
       page->stored = true;

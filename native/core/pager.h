@@ -14,7 +14,7 @@
 #include <string>
 #include <thread>
 
-#include "api/kernel.h"
+#include "core/host_memory.h"
 
 namespace lf {
 
@@ -35,11 +35,14 @@ class Pager {
   ~Pager();  // waits for its thread
   Pager(const Pager&) = delete;
 
-  // Space for `bytes` bytes, with a buffer to fill. Waits while too much is still to be written. Then store() it.
-  Page* reserve(int64_t bytes);
-  static char* buffer(Page* page);
+  // Space for `bytes` bytes, with a block of `memory` to fill; nullptr when it has none. Waits while too much is still to be
+  // written. Then store() it; the block may still be filled by its copy.
+  Page* reserve(int64_t bytes, HostMemory& memory);
   void store(Page* page);
-  // The contents again, into `to`; the page stays.
+  // The contents again, once they are in memory, perhaps with a copy that still brings them there; nullptr: error(). The
+  // page stays.
+  std::shared_ptr<HostMemory::Block> contents(Page* page);
+  // The same, into `to`.
   bool load(Page* page, void* to, int64_t offset, int64_t bytes);
   // Begins to read the page, so that load() finds it in memory.
   void prefetch(Page* page);
@@ -52,7 +55,7 @@ class Pager {
 
  private:
   void loop();
-  void transfer(std::unique_lock<std::mutex>& lock, Page* page, bool write);
+  void transfer(std::unique_lock<std::mutex>& lock, Page* page, bool write, const Ticket& after);
   void fail(const char* what, int64_t bytes);
   void release_space(Page* page);
 
@@ -63,6 +66,7 @@ class Pager {
   struct Request {
     Page* page;
     bool write;
+    Ticket after;
   };
   std::deque<Request> queue_;
   std::multimap<int64_t, int64_t> free_;  // size -> offset

@@ -15,6 +15,7 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kSpin = std::chrono::microseconds(40);
 constexpr int kTopTensors = 10;
 constexpr int64_t kGuardBytes = 64;
+constexpr int64_t kLeavingShare = 4;  // at most a quarter of the slabs waits for copies
 constexpr size_t kMostTimed = 4096;
 constexpr char kGuardPattern = 0x5a;
 constexpr char kFreshPattern = '\xff';  // NaN in every floating format
@@ -53,6 +54,8 @@ Stream::Stream(const Backend* backend, int device_index, std::string device_name
         static std::atomic<uintptr_t> next{uintptr_t{1} << 40};  // addresses for the meta device; never touched
         return reinterpret_cast<void*>(next.fetch_add(static_cast<uintptr_t>(bytes) + 4096));
       }),
+      copies_(backend ? backend->copies : nullptr),
+      host_memory_(backend, device_index),
       op_stats_(all_ops().size()),
       step_(backend) {
   if (!backend_) return;
@@ -146,8 +149,12 @@ void Stream::execute(Work& work) {
   }
 }
 
+bool Stream::fail_now() { return placements_until_failure_ > 0 && --placements_until_failure_ == 0; }
+
 void* Stream::allocate(int64_t bytes) {
-  if (placements_until_failure_ > 0 && --placements_until_failure_ == 0) return nullptr;
+  if (fail_now()) return nullptr;
+  const bool spare = !leaving_.empty() || !arriving_.empty();
+  while (spare && !arena_.fits(bytes) && (free_first_leaving() || cancel_latest_arrival())) {}
   return arena_.allocate(bytes);
 }
 
@@ -167,7 +174,13 @@ bool Stream::place(Storage* storage) {
 
 void Stream::forget_place(Storage* storage) {
   if (!storage->data) return;
-  arena_.release(storage->data);
+  if (storage->copying.end) {
+    arena_.retire(storage->data);
+    leave(storage->data, std::move(storage->copying));
+    storage->copying = {};
+  } else {
+    arena_.release(storage->data);
+  }
   storage->data = nullptr;
   placed_.back()->placed_at = storage->placed_at;
   placed_[storage->placed_at] = placed_.back();
@@ -176,6 +189,10 @@ void Stream::forget_place(Storage* storage) {
 
 void Stream::unplace(Storage* storage) {
   forget_place(storage);
+  if (storage->ahead) {
+    arriving_.erase(std::find(arriving_.begin(), arriving_.end(), storage));
+    leave(storage->ahead, std::move(storage->copying));
+  }
   if (storage->page) storage->pager->drop(storage->page);
   delete storage;
 }
@@ -183,16 +200,31 @@ void Stream::unplace(Storage* storage) {
 void Stream::page_out(Storage* storage, std::shared_ptr<Pager> pager) {
   call([this, storage, pager = std::move(pager)] {
     if (error_.code || !storage->data) return;
-    if (backend_) {
-      storage->page = pager->reserve(storage->bytes);
+    if (!backend_) {
       storage->pager = pager;
-      char* buffer = Pager::buffer(storage->page);
-      char text[kErrorText] = "there is no memory for the copy";
-      if (!buffer || backend_->copy_out(stream_, buffer, storage->data, storage->bytes, text)) return fail(kKernel, std::string("offload: ") + text);
-      pager->store(storage->page);
-    } else {
-      storage->pager = pager;
+      return forget_place(storage);
     }
+    Pager::Page* page = fail_now() ? nullptr : pager->reserve(storage->bytes, host_memory_);
+    if (!page) {
+      return fail(kOutOfMemory,
+                  std::string("offload: the host has no ") + (copies_ ? "page-locked " : "") + "memory left for " + bytes_text(storage->bytes) +
+                      " of " + name_ + ", beside " + bytes_text(host_memory_.locked_bytes()) + " that are in use",
+                  "offload to disk, offload less, or let the process have more memory (locked memory: ulimit -l)");
+    }
+    const auto block = pager->contents(page);
+    char text[kErrorText] = "";
+    if (copies_) {
+      join(storage->copying);  // may be that of another device
+      storage->copying = begin(copies_->to_host(stream_, block->data, storage->data, storage->bytes, text), storage->bytes, true);
+      block->copy = storage->copying.end;
+    }
+    if (copies_ ? !block->copy : backend_->copy_out(stream_, block->data, storage->data, storage->bytes, text) != kOk) {
+      pager->drop(page);
+      return fail(kKernel, std::string("offload: ") + text);
+    }
+    pager->store(page);
+    storage->page = page;
+    storage->pager = pager;
     forget_place(storage);
   });
 }
@@ -204,14 +236,49 @@ void Stream::page_in(Storage* storage) {
 }
 
 void Stream::prefetch(Storage* storage) {
-  call([storage] {
-    if (storage->page) storage->pager->prefetch(storage->page);
+  call([this, storage] {
+    if (error_.code || !storage->page) return;
+    storage->pager->prefetch(storage->page);
+    if (copies_ && !storage->pager->to_file()) arrive_ahead(storage);
   });
+}
+
+// From the host's memory to memory that nothing else needs now.
+void Stream::arrive_ahead(Storage* storage) {
+  if (storage->ahead || check_guards_) return;
+  while (!arena_.fits(storage->bytes) && free_first_leaving()) {}
+  void* held = arena_.hold(storage->bytes);
+  if (!held) return;
+  const auto block = storage->pager->contents(storage->page);
+  char text[kErrorText] = "";
+  storage->copying = begin(copies_->to_device(stream_, held, block->data, storage->bytes, text), storage->bytes);
+  if (!storage->copying.end) {
+    arena_.free_held(held);
+    return fail(kKernel, text);
+  }
+  block->copy = storage->copying.end;
+  storage->ahead = held;
+  arriving_.push_back(storage);
 }
 
 // false: the stream has failed.
 bool Stream::bring_back(Storage* storage) {
   if (step_.recording()) run_listed();  // what is listed may still use the memory that it gets
+  if (storage->ahead) {
+    if (fail_now() || !arena_.adopt(storage->ahead)) {
+      out_of_memory("offload", storage->bytes);
+      return false;
+    }
+    arriving_.erase(std::find(arriving_.begin(), arriving_.end(), storage));
+    storage->data = storage->ahead;
+    storage->ahead = nullptr;
+    storage->placed_at = placed_.size();
+    placed_.push_back(storage);
+    storage->pager->drop(storage->page);
+    storage->page = nullptr;
+    storage->pager.reset();
+    return true;
+  }
   if (!place(storage)) {
     out_of_memory("offload", storage->bytes);
     return false;
@@ -223,17 +290,62 @@ bool Stream::bring_back(Storage* storage) {
   storage->page = nullptr;
   char text[kErrorText] = "";
   int32_t code = kOk;
-  if (!backend_->mark) {  // in step with the host, whose memory it uses
+  if (!copies_) {  // in step with the host, whose memory it uses
     if (!pager->load(page, storage->data, 0, storage->bytes)) code = kIo;
+  } else if (const auto block = pager->contents(page)) {
+    storage->copying = begin(copies_->to_device(stream_, storage->data, block->data, storage->bytes, text), storage->bytes);
+    if (storage->copying.end) block->copy = storage->copying.end;
+    else code = kKernel;
   } else {
-    std::vector<char> contents(static_cast<size_t>(storage->bytes));
-    if (!pager->load(page, contents.data(), 0, storage->bytes)) code = kIo;
-    else code = backend_->copy_in(stream_, storage->data, contents.data(), storage->bytes, text);
+    code = kIo;
   }
   pager->drop(page);
   if (code == kIo) fail(kIo, pager->error(), "free some space on that disk, then go on with --resume");
   else if (code) fail(kKernel, text);
   return !code;
+}
+
+Copying Stream::begin(void* ticket, int64_t bytes, bool reads) {
+  if (!ticket) return {};
+  totals_.copies += 1;
+  totals_.copied_bytes += bytes;
+  return {hold_ticket(*copies_, ticket), reads, totals_.kernels};
+}
+
+void Stream::join(Copying& copying) {
+  if (!copying.end) return;
+  char text[kErrorText] = "";
+  if (const int32_t code = copies_->join(stream_, copying.end.get(), text)) fail(static_cast<Code>(code), text);
+  totals_.kernels_beside_copies += totals_.kernels - copying.kernels;
+  copying = {};
+}
+
+void Stream::leave(void* held, Copying copying) {
+  const int64_t bytes = arena_.asked(held);
+  leaving_bytes_ += bytes;
+  leaving_.push_back({held, bytes, std::move(copying)});
+  while (leaving_.size() > 1 && leaving_bytes_ > arena_.reserved_bytes() / kLeavingShare) free_first_leaving();
+}
+
+bool Stream::free_first_leaving() {
+  if (leaving_.empty()) return false;
+  Leaving& first = leaving_.front();
+  join(first.copying);
+  arena_.free_held(first.held);
+  leaving_bytes_ -= first.bytes;
+  leaving_.pop_front();
+  return true;
+}
+
+// The page still has the contents, which come again when they are used.
+bool Stream::cancel_latest_arrival() {
+  if (arriving_.empty()) return false;
+  Storage* storage = arriving_.back();
+  arriving_.pop_back();
+  join(storage->copying);
+  arena_.free_held(storage->ahead);
+  storage->ahead = nullptr;
+  return true;
 }
 
 void Stream::write_guards(void* block, int64_t bytes) {
@@ -303,6 +415,10 @@ void Stream::out_of_memory(const char* what, int64_t bytes) {
   fail(kOutOfMemory, std::move(text), "use a smaller batch or context, gradient accumulation or checkpointing");
 }
 
+namespace {
+bool is_mutated(const OpSchema& op, size_t input) { return op.inputs[std::min(input, op.inputs.size() - 1)].mutated; }
+}  // namespace
+
 void Stream::execute_op(Work& work) {
   if (error_.code) return;
   for (const Operand& in : work.inputs) {
@@ -311,6 +427,10 @@ void Stream::execute_op(Work& work) {
       fail(kStreamFailed, std::string(work.op->name) + ": an input was never computed, because an earlier operator failed");
       return;
     }
+  }
+  for (size_t i = 0; copies_ && i < work.inputs.size(); ++i) {
+    Storage* storage = work.inputs[i].storage;
+    if (storage && storage->copying.end && (!storage->copying.reads || is_mutated(*work.op, i))) join(storage->copying);
   }
   for (Operand& out : work.outputs) {
     if (!place(out.storage)) return out_of_memory(work.op->name, out.storage->bytes);
@@ -470,6 +590,7 @@ void Stream::read(const Operand& source, void* host, Done done) {
       error = {kStreamFailed, "read: this tensor was never computed, because an earlier operator failed", ""};
     }
     if (error.code || !bytes) return done(error, stats_here());
+    if (!source.storage->copying.reads) join(source.storage->copying);
     const char* from = static_cast<const char*>(source.storage->data) + source.offset;
     if (backend_->mark && bytes <= kMarkBytes) return finish_when_reached(from, bytes, host, std::move(done));
     char text[kErrorText] = "";
@@ -544,7 +665,7 @@ void Stream::clear_error() {
   });
 }
 
-DeviceStats Stream::stats_here() const {
+DeviceStats Stream::stats_here() {
   DeviceStats out = totals_;
   out.live_bytes = arena_.live_bytes();
   out.peak_bytes = arena_.peak_bytes();
@@ -552,6 +673,7 @@ DeviceStats Stream::stats_here() const {
   out.live_blocks = arena_.live_blocks();
   out.limit_bytes = arena_.limit();
   out.graph_replays = step_.replays();
+  out.locked_bytes = copies_ ? host_memory_.locked_bytes() : 0;
   return out;
 }
 

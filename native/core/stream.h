@@ -22,6 +22,13 @@
 
 namespace lf {
 
+// A copy beside the kernels that has begun: kernels that want its result, or its source's place, come after `end`.
+struct Copying {
+  Ticket end;
+  bool reads = false;   // from here, to somewhere else: only what changes the memory must come after it
+  int64_t kernels = 0;  // launched before it began
+};
+
 // Memory of one or more tensors. `references` and `away` belong to the JavaScript thread; everything else to the stream.
 struct Storage {
   int64_t bytes = 0;
@@ -33,6 +40,8 @@ struct Storage {
   TensorView view{};        // its shape when made, for error texts
   std::shared_ptr<Pager> pager;  // while it is paged out, with the page
   Pager::Page* page = nullptr;
+  void* ahead = nullptr;  // held memory that the page's contents are on their way to
+  Copying copying;        // to `ahead`, to `data` or from it
 };
 
 struct Operand {
@@ -56,6 +65,9 @@ struct DeviceStats {
   int64_t live_bytes = 0, peak_bytes = 0, reserved_bytes = 0, live_blocks = 0, limit_bytes = 0;
   double flops = 0, bytes_read = 0, bytes_written = 0, busy_seconds = 0;
   int64_t kernels = 0, graph_replays = 0;
+  // Copies beside the kernels, and how many kernels were launched between the beginning of one and what had to wait for
+  // it; page-locked memory of the host.
+  int64_t copies = 0, copied_bytes = 0, kernels_beside_copies = 0, locked_bytes = 0;
 };
 
 class Stream {
@@ -71,10 +83,16 @@ class Stream {
   void release(Storage* storage);                                            // deletes the storage object too
   void write(Storage* storage, std::vector<char> bytes);                     // places it and fills it
   // Contents go to the pager and the memory is released; they come back by page_in, or by themselves when an operator has
-  // the tensor as an input. prefetch: they are wanted soon. On the meta device only the memory moves.
+  // the tensor as an input. prefetch: they are wanted soon. On the meta device only the memory moves. Where the device has
+  // a copy stream, both ways run beside the kernels. What was prefetched waits in spare memory that counts as live when it
+  // is used, and makes room for whatever needs that before.
   void page_out(Storage* storage, std::shared_ptr<Pager> pager);
   void page_in(Storage* storage);
   void prefetch(Storage* storage);
+  // Fills `target`, a storage of `to`, from a tensor of `from`, after what was asked of both so far. Between devices of one
+  // backend no thread waits for the device; otherwise the numbers go through the host. A source that was never computed
+  // leaves the target uncomputed.
+  static void transfer(Stream& from, const Operand& source, Stream& to, Storage* target);
   // Runs on a thread of the stream, with the statistics at its point in stream order.
   using Done = std::function<void(const StreamError&, const DeviceStats&)>;
   void read(const Operand& source, void* host, Done done);
@@ -87,7 +105,7 @@ class Stream {
 
   void clear_error();  // in stream order
 
-  DeviceStats stats_here() const;  // only on the stream's thread, from a task
+  DeviceStats stats_here();  // only on the stream's thread, from a task
 
   // All in stream order and blocking.
   DeviceStats stats();
@@ -123,7 +141,17 @@ class Stream {
   void wait_loop();
   void adopt_late_error();
   void finish_when_reached(const void* device, int64_t bytes, void* host, Done done);
+  bool fail_now();  // see fail_placement
   void* allocate(int64_t bytes);
+  // Copies beside the kernels. begin: counts one. join: kernels launched from now on come after it.
+  Copying begin(void* ticket, int64_t bytes, bool reads = false);
+  void join(Copying& copying);
+  void leave(void* held, Copying copying);  // the memory is nobody's, but in use until the copy's end
+  bool free_first_leaving();
+  bool cancel_latest_arrival();
+  void arrive_ahead(Storage* storage);
+  bool prepare_read(const Operand& source);  // brings it here; false: it is not computed, or the stream has failed
+  static void transfer_to_peer(Stream& from, const Operand& source, Stream& to, Storage* target);
   void run_kernel(const Work& work, const Launch& launch, OpStats& stats);
   void run_listed();
   void add_times();
@@ -144,7 +172,17 @@ class Stream {
   void* stream_ = nullptr;  // the backend's own, made on the stream's thread
   std::string name_;
   Arena arena_;
+  const CopyServices* copies_;
+  HostMemory host_memory_;
   std::vector<Storage*> placed_;
+  struct Leaving {
+    void* held;
+    int64_t bytes;
+    Copying copying;
+  };
+  std::deque<Leaving> leaving_;
+  int64_t leaving_bytes_ = 0;
+  std::vector<Storage*> arriving_;  // with memory ahead
   StreamError error_;
   DeviceStats totals_;
   std::vector<OpStats> op_stats_;

@@ -1,7 +1,9 @@
-// A graph is recorded from the stream itself. Its block goes from one of two pinned copies to the device before each start,
-// so that the host may fill in the next step while this one runs.
+// A graph is recorded from the stream itself. Before each start its block goes from one of two pinned copies to a waiting room
+// on the device, beside the kernels of the step before, and from there to its place; the host may fill in the next step
+// while this one runs.
 #include "cuda/graph.h"
 
+#include "cuda/copies.h"
 #include "cuda/kernel.cuh"
 
 namespace lf::cuda {
@@ -11,7 +13,8 @@ struct Graph {
   char* block = nullptr;
   int64_t bytes = 0;
   char* pinned[2] = {};
-  cudaEvent_t free[2] = {};
+  char* rooms[2] = {};
+  cudaEvent_t free[2] = {}, taken[2] = {};  // of the pinned copy; of the room
   int next = 0;
   cudaGraph_t recorded = nullptr;
   cudaGraphExec_t ready = nullptr;
@@ -39,6 +42,8 @@ int32_t begin_graph(void* stream, int64_t block_bytes, void** out, char* error) 
   for (int i = 0; i < 2; ++i) {
     LF_TRY(cudaMallocHost(&graph->pinned[i], size));
     LF_TRY(cudaEventCreateWithFlags(&graph->free[i], cudaEventDisableTiming | cudaEventBlockingSync));
+    LF_TRY(cudaMalloc(&graph->rooms[i], size));
+    LF_TRY(cudaEventCreateWithFlags(&graph->taken[i], cudaEventDisableTiming));
   }
   // Other threads of the process may go on with what they do.
   LF_TRY(cudaStreamBeginCapture(static_cast<Stream*>(stream)->stream, cudaStreamCaptureModeThreadLocal));
@@ -65,26 +70,26 @@ int32_t end_graph(void* stream, void* graph, char* error) {
 
 int32_t launch_graph(void* stream, void* graph, const void* block, char* error) {
   Graph& of = self(graph);
-  const cudaStream_t at = static_cast<Stream*>(stream)->stream;
+  Stream& at = *static_cast<Stream*>(stream);
   const int i = of.next;
   of.next = 1 - i;
   LF_TRY(cudaEventSynchronize(of.free[i]));
   if (of.bytes) {
     std::memcpy(of.pinned[i], block, static_cast<size_t>(of.bytes));
-    LF_TRY(cudaMemcpyAsync(of.block, of.pinned[i], static_cast<size_t>(of.bytes), cudaMemcpyHostToDevice, at));
+    LF_TRY(copy_through(at, of.block, of.rooms[i], of.pinned[i], static_cast<size_t>(of.bytes), of.free[i], of.taken[i]));
   }
-  LF_TRY(cudaEventRecord(of.free[i], at));
-  LF_TRY(cudaGraphLaunch(of.ready, at));
+  LF_TRY(cudaGraphLaunch(of.ready, at.stream));
   return kOk;
 }
 
 void destroy_graph(void* stream, void* graph) {
   Graph& of = self(graph);
-  cudaStreamSynchronize(static_cast<Stream*>(stream)->stream);
+  cudaStreamSynchronize(static_cast<Stream*>(stream)->stream);  // which comes after what is on its way to it
   if (of.ready) cudaGraphExecDestroy(of.ready);
   if (of.recorded) cudaGraphDestroy(of.recorded);
   for (int i = 0; i < 2; ++i) {
-    if (of.free[i]) cudaEventDestroy(of.free[i]);
+    for (cudaEvent_t event : {of.free[i], of.taken[i]}) if (event) cudaEventDestroy(event);
+    if (of.rooms[i]) cudaFree(of.rooms[i]);
     if (of.pinned[i]) cudaFreeHost(of.pinned[i]);
   }
   if (of.block) cudaFree(of.block);

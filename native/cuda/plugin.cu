@@ -8,6 +8,7 @@
 
 #include "api/backend.h"
 #include "build_info.h"
+#include "cuda/copies.h"
 #include "cuda/graph.h"
 #include "cuda/kernel.cuh"
 #include "cuda/library.h"
@@ -55,6 +56,7 @@ int32_t create_stream(int device_index, void** out, char* error) {
   LF_TRY("stream", cudaMallocHost(&made->faults_host, sizeof(FaultRecord)));
   LF_TRY("stream", cudaMallocHost(&made->staging, kStagingBytes));
   for (cudaEvent_t& event : made->staging_free) LF_TRY("stream", cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  LF_TRY("stream", open_copies(*made));
   *out = made;
   return kOk;
 }
@@ -71,7 +73,7 @@ void free_slab(void* stream, void* slab, int64_t) {
   cudaFree(slab);
 }
 
-// Through one half of the staging memory while the other half is still being copied.
+// Through one half of the staging memory, and of the waiting room on the device, while the other half is still being copied.
 int32_t copy_in(void* stream, void* device, const void* host, int64_t bytes, char* error) {
   Stream& at = self(stream);
   constexpr int64_t kHalf = kStagingBytes / 2;
@@ -82,9 +84,8 @@ int32_t copy_in(void* stream, void* device, const void* host, int64_t bytes, cha
     LF_TRY("copy to the device", cudaEventSynchronize(at.staging_free[half]));
     char* stage = at.staging + half * kHalf;
     std::memcpy(stage, static_cast<const char*>(host) + done, count);
-    LF_TRY("copy to the device",
-           cudaMemcpyAsync(static_cast<char*>(device) + done, stage, count, cudaMemcpyHostToDevice, at.stream));
-    LF_TRY("copy to the device", cudaEventRecord(at.staging_free[half], at.stream));
+    LF_TRY("copy to the device", copy_through(at, static_cast<char*>(device) + done, at.copies->arrivals + half * kHalf, stage, count,
+                                              at.staging_free[half], at.copies->arrivals_free[half]));
   }
   return kOk;
 }
@@ -105,7 +106,10 @@ int32_t check_faults(Stream& at, char* error) {
   return fault_text(at, *at.faults_host, error);
 }
 
-int32_t synchronize(void* stream, char* error) { return check_faults(self(stream), error); }
+int32_t synchronize(void* stream, char* error) {
+  LF_TRY("synchronize", cudaStreamSynchronize(self(stream).copies->pages));
+  return check_faults(self(stream), error);
+}
 
 int32_t copy_out(void* stream, void* host, const void* device, int64_t bytes, char* error) {
   Stream& at = self(stream);
@@ -119,11 +123,13 @@ int32_t fill_zero(void* stream, void* device, int64_t bytes, char* error) {
   return kOk;
 }
 
-int32_t recover(void* stream, char* error) {
-  Stream& at = self(stream);
+int32_t recover(void* from, char* error) {
+  Stream& at = self(from);
   cudaGetLastError();
   LF_TRY("the device cannot be used any more", cudaMemsetAsync(at.faults, 0, sizeof(FaultRecord), at.stream));
-  LF_TRY("the device cannot be used any more", cudaStreamSynchronize(at.stream));
+  for (cudaStream_t stream : {at.copies->inputs, at.copies->pages, at.stream}) {
+    LF_TRY("the device cannot be used any more", cudaStreamSynchronize(stream));
+  }
   return kOk;
 }
 
@@ -347,6 +353,7 @@ const Backend* open(uint32_t abi_version, const char* build_stamp, char* error) 
     made.seconds = seconds;
     made.forget_times = forget_times;
     made.graphs = &kGraphs;
+    made.copies = &kCopies;
     made.find_kernel = find_kernel;
     made.find_workspace = find_workspace;
     made.count_nonfinite = count_nonfinite;

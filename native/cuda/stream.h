@@ -18,6 +18,8 @@ struct FaultRecord {
 
 constexpr int kMostSites = 256;
 
+struct Copies;
+
 struct Stream {
   cudaStream_t stream = nullptr;
   int device = 0;
@@ -40,6 +42,7 @@ struct Stream {
   };
   Site sites[kMostSites] = {};
   int num_sites = 0;
+  Copies* copies = nullptr;  // what runs beside the kernels (copies.h)
 };
 
 constexpr int64_t kStagingBytes = int64_t{4} << 20;

@@ -85,7 +85,11 @@ void put_stats(const DeviceStats& stats, double* out) {
                            stats.bytes_written,
                            stats.busy_seconds,
                            static_cast<double>(stats.kernels),
-                           static_cast<double>(stats.graph_replays)};
+                           static_cast<double>(stats.graph_replays),
+                           static_cast<double>(stats.copies),
+                           static_cast<double>(stats.copied_bytes),
+                           static_cast<double>(stats.kernels_beside_copies),
+                           static_cast<double>(stats.locked_bytes)};
   std::copy(std::begin(values), std::end(values), out);
 }
 

@@ -1,0 +1,50 @@
+// Memory of the host for the pages of one device. Where the device copies beside the host it is page-locked: slabs that are
+// allocated once and used again, from which a block is given out anew when the last copy that reads or writes it is over.
+// Elsewhere it is malloc's. Used by the stream's thread and by those of pagers.
+#pragma once
+#include <deque>
+#include <memory>
+#include <mutex>
+
+#include "api/backend.h"
+#include "core/arena.h"
+
+namespace lf {
+
+// The end of something on a device, held by everybody who must come after it.
+using Ticket = std::shared_ptr<void>;
+inline Ticket hold_ticket(const CopyServices& copies, void* ticket) {
+  return ticket ? Ticket(ticket, copies.drop) : nullptr;
+}
+
+class HostMemory {
+ public:
+  struct Block {
+    HostMemory* home;
+    char* data;
+    Ticket copy;  // the last one that reads or writes it; the stream's thread sets it
+    ~Block() { home->release(*this); }
+  };
+
+  HostMemory(const Backend* backend, int device_index);
+  // nullptr: there is none left. Waits for copies that are over soon rather than taking another slab.
+  std::shared_ptr<Block> allocate(int64_t bytes);
+  // Until the copy is over. false: the device is in trouble.
+  bool wait(const Ticket& copy);
+  int64_t locked_bytes();  // taken from the system so far
+
+ private:
+  void release(Block& block);
+  void free_first();  // of leaving_
+
+  const CopyServices* copies_;
+  std::mutex mutex_;
+  Arena arena_;
+  struct Leaving {
+    char* data;
+    Ticket copy;
+  };
+  std::deque<Leaving> leaving_;  // nobody's, but a copy may still use them
+};
+
+}  // namespace lf
