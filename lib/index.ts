@@ -47,6 +47,7 @@ export * from './ops/sort'
 export * from './ops/sparse_linear'
 export * from './ops/stochastic_cast'
 export * from './ops/swiglu'
+export { to } from './ops/to'
 export * from './ops/where'
 
 export { Module, type ModuleOptions } from './nn/module'

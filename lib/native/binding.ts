@@ -24,11 +24,12 @@ export interface DeviceFacts {
   celsius: number
 }
 
-/** Numbers returned by call, view, release, create, read and fence are error codes: 0, or a position in errorCodes. */
+/** Numbers returned by call, view, copyTo, release, create, read and fence are error codes: 0, or a position in errorCodes. */
 interface Addon {
   init(words: Float64Array, onComplete: (id: number, code: number, message: string, hint: string) => void): void
   call(used: number): number
   view(): number
+  copyTo(): number
   release(handle: number): number
   create(bytes: Uint8Array): number
   lastError(): [message: string, hint: string]

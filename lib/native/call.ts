@@ -156,6 +156,15 @@ export function viewOf(handle: number, offset: number, shape: readonly number[])
   return readTensor(0)[0]
 }
 
+/** The same numbers on another device. */
+export function copyTo(handle: number, device: number): RawTensor {
+  words[0] = handle
+  words[1] = device
+  const code = addon.copyTo()
+  if (code !== 0) throw nativeError(code)
+  return readTensor(0)[0]
+}
+
 /** A tensor with these bytes, already in the format `dtype` (a position in `dtypes`). */
 export function createFrom(device: number, dtype: number, shape: readonly number[], bytes: Uint8Array): RawTensor {
   words[0] = device

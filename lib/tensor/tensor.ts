@@ -1,6 +1,6 @@
 // A dense tensor: shape, dtype, device and an integer handle to native memory. The numbers live on the device; data()
 // brings them here. Operators are functions in lib/ops.
-import { callOp, createFrom, mutatedInputs, readInto, releaseHandle, viewOf, type RawTensor } from '../native/call'
+import { callOp, copyTo, createFrom, mutatedInputs, readInto, releaseHandle, viewOf, type RawTensor } from '../native/call'
 import { LeanformerError } from '../native/errors'
 import type { OpAttrs, OpName } from '../native/ops.gen'
 import { checkDType, dtypes, newHostArray, type DType, type HostArray } from '../native/dtype'
@@ -209,6 +209,11 @@ export function decode(dtype: DType, data: HostArray): ArrayLike<number> {
 function wrap(raw: RawTensor, device: Device): Tensor {
   const slot = { handle: raw.handle, uses: 1, version: 0, viewed: false, recipe: null }
   return new Tensor(slot, { dtype: dtypes[raw.dtype], shape: raw.shape, device }, nextId++)
+}
+
+/** @internal The same numbers in memory of another device; does not touch the tape. */
+export function copyToDevice(x: Tensor, device: Device): Tensor {
+  return wrap(copyTo(x.handle, device.number), device)
 }
 
 export function isTensor(value: unknown): value is Tensor {

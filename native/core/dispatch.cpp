@@ -122,11 +122,16 @@ void Context::page_out(Handle handle, int number) {
   stream(found.device).page_out(found.storage, pagers_[static_cast<size_t>(number)]);
 }
 
+void Context::comes_back(Storage* storage, int device) {
+  if (!storage->away) return;
+  storage->away = false;
+  count_live(device, storage->bytes);
+}
+
 void Context::page_in(Handle handle) {
   const Slot& found = slot(handle);
   if (!found.storage->away) return;
-  found.storage->away = false;
-  count_live(found.device, found.storage->bytes);
+  comes_back(found.storage, found.device);
   stream(found.device).page_in(found.storage);
 }
 
@@ -172,6 +177,23 @@ CreatedTensor Context::create(int device, DType dtype, const int64_t* shape, int
   count_live(device, fresh.storage->bytes);
   const char* first = static_cast<const char*>(bytes);
   target.write(fresh.storage, std::vector<char>(first, first + num_bytes));
+  return add_slot(fresh);
+}
+
+CreatedTensor Context::copy_to(Handle handle, int device) {
+  const Slot source = slot(handle);
+  Stream& from = stream(source.device);
+  Stream& to = stream(device);
+  if (from.is_meta() && !to.is_meta()) {
+    throw OpError(kDevice, "to: tensors on 'meta' have shapes but no numbers to copy to " + to.name(), "run the same code on 'cpu'");
+  }
+  comes_back(source.storage, source.device);
+  Slot fresh;
+  fresh.view = source.view;
+  fresh.device = device;
+  fresh.storage = new_storage(fresh.view, "to");
+  count_live(device, fresh.storage->bytes);
+  Stream::transfer(from, {source.storage, source.offset, source.view}, to, fresh.storage);
   return add_slot(fresh);
 }
 
@@ -269,9 +291,7 @@ const std::vector<CreatedTensor>& Context::call(const double* words, size_t num_
   const int64_t workspace = kernel.workspace ? backend_workspace(call, kernel.workspace) : op.workspace ? op.workspace(call) : 0;
 
   for (const Operand& in : inputs_) {
-    if (!in.storage || !in.storage->away) continue;
-    in.storage->away = false;  // comes back by itself
-    count_live(device, in.storage->bytes);
+    if (in.storage) comes_back(in.storage, device);
   }
   outputs_.clear();
   created_.clear();

@@ -45,6 +45,8 @@ class Context {
   CreatedTensor create(int device, DType dtype, const int64_t* shape, int rank, const void* bytes, int64_t num_bytes);
   // Another tensor over the same memory, from `offset` elements on.
   CreatedTensor view(Handle source, int64_t offset, const int64_t* shape, int rank);
+  // The same numbers on a device, in memory of their own; see Stream::transfer.
+  CreatedTensor copy_to(Handle source, int device);
   void release(Handle handle);
   Operand operand(Handle handle) const;  // throws ERR_DISPOSED for stale handles
   int device_of(Handle handle) const;
@@ -71,6 +73,7 @@ class Context {
   const Slot& slot(Handle handle) const;
   CreatedTensor add_slot(Slot slot);
   void count_live(int device, int64_t bytes);
+  void comes_back(Storage* storage, int device);  // counts it, where it was away
 
   std::vector<std::unique_ptr<Stream>> streams_;
   struct Kernel {

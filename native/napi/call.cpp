@@ -76,6 +76,13 @@ napi_value view(napi_env env, napi_callback_info) {
   });
 }
 
+// words: [source handle, device]; afterwards [tensor].
+napi_value copy_to(napi_env env, napi_callback_info) {
+  return guarded(env, [&](Environment& self) {
+    put_tensor(self, 0, self.context.copy_to(self.words[0], static_cast<int>(self.words[1])));
+  });
+}
+
 napi_value release(napi_env env, napi_callback_info info) {
   const double handle = first_argument(env, info);
   return guarded(env, [&](Environment& self) { self.context.release(handle); });
@@ -114,6 +121,7 @@ void add(napi_env env, napi_value exports, const char* name, napi_callback callb
 void export_calls(napi_env env, napi_value exports) {
   add(env, exports, "call", call);
   add(env, exports, "view", view);
+  add(env, exports, "copyTo", copy_to);
   add(env, exports, "release", release);
   add(env, exports, "create", create);
 }
