@@ -2,7 +2,8 @@
 // and f32 formats on chips before sm_80. Tiles of 32 queries and 32 keys; any width, in slices of kPlainSlice columns of
 // the result a block, each of which computes the scores of its tiles again.
 // A block of 256 threads owns one tile of one head and one slice; a thread 2 x 2 scores and 2 x 4 (backward 2 x 2) sums.
-// Bound by shared memory loads (one for each two multiply-adds). Warps an SM: attention_delta 64.
+// Bound by shared memory loads (one for each two multiply-adds). Two blocks an SM at the least (f64: 1): told so, the compiler spills
+// nothing. Warps an SM: attention_delta 64, attention_plain_forward 16, attention_plain_grad_q 16, attention_plain_grad_kv 16.
 #pragma once
 #include "cuda/attention.cuh"
 
@@ -66,7 +67,7 @@ struct PlainTask {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kPlainThreads) attention_plain_forward(AttentionProblem p, AttentionForward<T> t) {
+__global__ void __launch_bounds__(kPlainThreads, sizeof(T) == 8 ? 1 : 2) attention_plain_forward(AttentionProblem p, AttentionForward<T> t) {
   using A = Acc<T>;
   __shared__ A xs[kPlainTile * kPlainPitch], ys[kPlainTile * kPlainPitch], scores[kPlainTile * kPlainPitch];
   __shared__ A values[kPlainTile * (kPlainSlice + 1)], shrink[kPlainTile];
@@ -222,7 +223,7 @@ __device__ void plain_score_gradients(const AttentionProblem& p, const Attention
 }
 
 template <class T>
-__global__ void __launch_bounds__(kPlainThreads) attention_plain_grad_q(AttentionProblem p, AttentionBackward<T> t) {
+__global__ void __launch_bounds__(kPlainThreads, sizeof(T) == 8 ? 1 : 2) attention_plain_grad_q(AttentionProblem p, AttentionBackward<T> t) {
   using A = Acc<T>;
   __shared__ A xs[kPlainTile * kPlainPitch], ys[kPlainTile * kPlainPitch], grads[kPlainTile * kPlainPitch];
   const int tiles = (p.queries + kPlainTile - 1) / kPlainTile;
@@ -270,7 +271,7 @@ __global__ void __launch_bounds__(kPlainThreads) attention_plain_grad_q(Attentio
 
 // A block owns a tile of keys of one key-value head and sums over the query heads of its group in order.
 template <class T>
-__global__ void __launch_bounds__(kPlainThreads) attention_plain_grad_kv(AttentionProblem p, AttentionBackward<T> t) {
+__global__ void __launch_bounds__(kPlainThreads, sizeof(T) == 8 ? 1 : 2) attention_plain_grad_kv(AttentionProblem p, AttentionBackward<T> t) {
   using A = Acc<T>;
   __shared__ A xs[kPlainTile * kPlainPitch], ys[kPlainTile * kPlainPitch];
   __shared__ A grads[kPlainTile * kPlainPitch], weights[kPlainTile * kPlainPitch];
