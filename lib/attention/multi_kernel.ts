@@ -2,7 +2,12 @@
 // is (layer, key-value head, stretch of queries); units write disjoint parts of the result and see all keys their kernel
 // allows, so nothing is merged and each has its kernel's own gradient. What a unit costs and what it does to the loss is
 // measured on a trained model; adding up the changes of single units, the best assignments for every cost are found by the
-// convex hulls of the units' choices (Lagrange), and the cheapest below an error limit is taken.
+// convex hulls of the units' choices (Lagrange), and the cheapest below an error limit is taken; chooseExactly() tries all.
+// Units run one after the other on the device's one stream. On streams of their own, forked after the projection and joined before
+// the next, the numbers would be these, as nothing is merged; what it takes is: an arena that holds back what a branch releases
+// until the join, since it gives memory away in program order and a branch beside it would write there, and the same in the
+// forecast of `meta`; fork and join in the table of backends and in step graphs; and gradients of q, k and v kept apart by
+// branch, which the tape adds up as they come.
 // The definition is ours: no publication of "multiple kernel queues" was found.
 import { LeanformerError } from '../native/errors'
 import { concat } from '../ops/concat'
@@ -130,4 +135,38 @@ export function choose(points: readonly FrontierPoint[], limit: number): Frontie
   if (allowed.length) return allowed[0]
   const least = Math.min(...points.map(({ change }) => change))
   throw new LeanformerError('ERR_OPTION', `multi_kernel: no assignment changes the loss by at most ${limit}`, `the least is ${least}`)
+}
+
+const kMostPartial = 200_000
+
+/**
+ * The cheapest of all assignments whose changes add up to at most `limit`, which may lie off the convex frontier: unit by unit,
+ * keeping what no other partial assignment beats in both. For a few dozen units; choose() serves any number.
+ * @throws ERR_OPTION when there is none, or too many stay in question
+ */
+export function chooseExactly(units: readonly (readonly Choice[])[], limit: number): FrontierPoint {
+  interface Partial { cost: number; change: number; kernel: string; before: Partial | null }
+  const least = units.map((choices) => Math.min(...choices.map(({ change }) => change)))
+  let rest = least.reduce((total, change) => total + change, 0)
+  if (!(rest <= limit)) throw new LeanformerError('ERR_OPTION', `multi_kernel: no assignment changes the loss by at most ${limit}`, `the least is ${rest}`)
+  let kept: Partial[] = [{ cost: 0, change: 0, kernel: '', before: null }]
+  for (const [u, choices] of units.entries()) {
+    rest = least.slice(u + 1).reduce((total, change) => total + change, 0)
+    const next = kept
+      .flatMap((before) => choices.map(({ kernel, cost, change }): Partial => ({ cost: before.cost + cost, change: before.change + change, kernel, before })))
+      .sort((a, b) => a.cost - b.cost || a.change - b.change)
+    kept = []
+    // Sums in another order differ in their last digits: no way to the least sum may be lost by them.
+    const most = limit + 1e-12 * Math.max(1, Math.abs(limit))
+    for (const point of next) {
+      if (point.change + rest <= most && (kept.length === 0 || point.change < kept[kept.length - 1].change)) kept.push(point)
+    }
+    if (kept.length > kMostPartial) {
+      throw new LeanformerError('ERR_OPTION', `multi_kernel: ${kept.length} partial assignments of ${u + 1} units stay in question`, 'take choose(frontier(units), limit)')
+    }
+  }
+  const [best] = kept
+  const kernels: string[] = []
+  for (let at: Partial | null = best; at?.before; at = at.before) kernels.unshift(at.kernel)
+  return { kernels, cost: best.cost, change: best.change }
 }

@@ -1,13 +1,13 @@
 // Multi-kernel attention: any segmentation of one kernel is that kernel, mixtures have the gradients of their parts, and on a
 // trained model the frontier is foretold by single units.
-import { multiKernel, choose, frontier, wholeHead, type Choice, type LayerAssignment } from '../../lib/attention/multi_kernel'
+import { multiKernel, choose, chooseExactly, frontier, wholeHead, type Choice, type FrontierPoint, type LayerAssignment } from '../../lib/attention/multi_kernel'
 import { blockSparseKernel, softmaxKernel, windowKernel } from '../../lib/attention/kernels'
 import { localCausal } from '../../lib/attention/patterns'
 import { backward } from '../../lib/autograd/backward'
 import { randn } from '../../lib/ops/random'
 import { assignKernels, measureUnits, multiKernelTechnique, unitsByLayer } from '../../lib/techniques/multi_kernel'
 import { getDevice } from '../../lib/tensor/device'
-import { Generator } from '../../lib/tensor/random'
+import { Generator, hostRandom } from '../../lib/tensor/random'
 import { scope } from '../../lib/tensor/scope'
 import { setRequiresGrad, type Tensor } from '../../lib/tensor/tensor'
 import { resumedRun, shortRun } from '../support/depth'
@@ -72,6 +72,31 @@ test('the frontier of small cases is that of trying everything', () => {
   }
   expect(choose(points, points[1].change).cost).toBe(points[1].cost)
   expect(() => choose(points, points[0].change - 1)).toThrow(/no assignment/)
+})
+
+test('the exact chooser finds the cheapest of all assignments, below the convex frontier where there is one', () => {
+  let cheaper = 0
+  for (let seed = 1; seed <= 20; ++seed) {
+    const { uniform } = hostRandom({ seed, offset: 0 })
+    const units: Choice[][] = Array.from({ length: 6 }, () => ['a', 'b', 'c'].map((kernel, i) => ({ kernel, cost: 3 - i + uniform(), change: i ? i * uniform() - 0.1 : 0 })))
+    const all = units.reduce<FrontierPoint[]>(
+      (sums, choices) => sums.flatMap((sum) => choices.map((c) => ({ kernels: [...sum.kernels, c.kernel], cost: sum.cost + c.cost, change: sum.change + c.change }))),
+      [{ kernels: [], cost: 0, change: 0 }],
+    )
+    const points = frontier(units)
+    for (const limit of [0.2, 0.7, 1.5]) {
+      const best = all.filter(({ change }) => change <= limit).reduce((a, b) => (b.cost < a.cost ? b : a))
+      const found = chooseExactly(units, limit)
+      expect(found.cost).toBeCloseTo(best.cost, 10)
+      expect(found.kernels).toEqual(best.kernels)
+      expect(found.change).toBeLessThanOrEqual(limit + 1e-9)
+      const convex = choose(points, limit).cost
+      expect(found.cost).toBeLessThanOrEqual(convex + 1e-9)
+      cheaper += Number(found.cost < convex - 1e-9)
+    }
+  }
+  expect(cheaper).toBeGreaterThan(10)
+  expect(() => chooseExactly([[{ kernel: 'a', cost: 1, change: 0.5 }]], 0.4)).toThrow(/no assignment/)
 })
 
 /** Spearman's correlation. */
