@@ -1,23 +1,18 @@
 #include "core/host_memory.h"
 
-#include <cstdlib>
-
 namespace lf {
 
 HostMemory::HostMemory(const Backend* backend, int device_index)
     : copies_(backend ? backend->copies : nullptr),
-      arena_([this, device_index](int64_t bytes) { return copies_->allocate_host(device_index, bytes); }) {}
+      arena_([=](int64_t bytes) {
+        return backend->copies ? backend->copies->allocate_host(device_index, bytes) : backend->allocate_slab(nullptr, bytes);
+      }) {}
 
 std::shared_ptr<HostMemory::Block> HostMemory::allocate(int64_t bytes) {
-  char* data;
-  if (copies_) {
-    std::lock_guard lock(mutex_);
-    while (!leaving_.empty() && copies_->reached(leaving_.front().copy.get())) free_first();
-    while (!leaving_.empty() && !arena_.fits(bytes) && wait(leaving_.front().copy)) free_first();
-    data = static_cast<char*>(arena_.allocate(bytes));
-  } else {
-    data = static_cast<char*>(std::malloc(static_cast<size_t>(bytes)));
-  }
+  std::lock_guard lock(mutex_);
+  while (!leaving_.empty() && copies_->reached(leaving_.front().copy.get())) free_first();
+  while (!leaving_.empty() && !arena_.fits(bytes) && wait(leaving_.front().copy)) free_first();
+  char* data = static_cast<char*>(arena_.allocate(bytes));
   return data ? std::shared_ptr<Block>(new Block{this, data, nullptr}) : nullptr;
 }
 
@@ -27,7 +22,6 @@ bool HostMemory::wait(const Ticket& copy) {
 }
 
 void HostMemory::release(Block& block) {
-  if (!copies_) return std::free(block.data);
   std::lock_guard lock(mutex_);
   if (block.copy) leaving_.push_back({block.data, std::move(block.copy)});
   else arena_.release(block.data);

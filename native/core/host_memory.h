@@ -1,6 +1,6 @@
-// Memory of the host for the pages of one device. Where the device copies beside the host it is page-locked: slabs that are
-// allocated once and used again, from which a block is given out anew when the last copy that reads or writes it is over.
-// Elsewhere it is malloc's. Used by the stream's thread and by those of pagers.
+// Memory of the host for the pages of one device: slabs that are allocated once and used again (fresh memory costs more
+// than the copy into it), page-locked where the device copies beside the host. There a block is given out anew when the last
+// copy that reads or writes it is over. Used by the stream's thread and by those of pagers.
 #pragma once
 #include <deque>
 #include <memory>
@@ -31,7 +31,7 @@ class HostMemory {
   std::shared_ptr<Block> allocate(int64_t bytes);
   // Until the copy is over. false: the device is in trouble.
   bool wait(const Ticket& copy);
-  int64_t locked_bytes();  // taken from the system so far
+  int64_t locked_bytes();  // taken from the system so far; page-locked where the device has copies of its own
 
  private:
   void release(Block& block);
