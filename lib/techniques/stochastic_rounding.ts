@@ -32,7 +32,7 @@ export const stochasticRounding = defineTechnique({
     ...Object.fromEntries(['sam', 'asam', 'looksam', 'm_sam'].map((name) => [name, neighbour])),
     ...Object.fromEntries(['sr_ste', 'movement_pruning'].map((name) => [name, others])),
     ...Object.fromEntries(['sophia', 'sophia_curvature'].map((name) => [name, 'curvature is averaged beside weights in f32'])),
-    ...Object.fromEntries(['set', 'prompt_tuning'].map((name) => [name, 'what it puts beside weights takes their format, and needs f32'])),
+    ...Object.fromEntries(['set', 'prompt_tuning', 'prefix_tuning'].map((name) => [name, 'what it puts beside weights takes their format, and needs f32'])),
     adapters: 'adapters take the format of the weights beside them, and need f32',
     progressive_stacking: 'layers that come later would be f32',
   },

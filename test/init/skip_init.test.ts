@@ -30,8 +30,9 @@ async function growth(branches: number, gate: number): Promise<number> {
 
 test.each([4, 64, 256])('%i layers: the variance becomes (1 + 1/(2L))^(2L) times as large', async (layers) => {
   const seen = await growth(2 * layers, 1 / Math.sqrt(2 * layers))
-  expect(Math.abs(seen / (1 + 1 / (2 * layers)) ** (2 * layers) - 1)).toBeLessThan(0.1)
-  expect(seen).toBeLessThan(2.72 * 1.1)
+  expect(Math.abs(seen / (1 + 1 / (2 * layers)) ** (2 * layers) - 1)).toBeLessThan(0.05)
+  // e bounds the expectation; one draw of matrices is up to 2.7 % off (2.583, 2.720 and 2.789).
+  expect(seen).toBeLessThan(2.72 * 1.05)
 })
 
 test('without the gates it doubles with each branch', async () => {

@@ -1,6 +1,8 @@
 // The gradient noise scale: unbiased on synthetic gradients, measured in training, advice, refusal, exact resume.
 import { noiseEstimate, noiseScaleEntry } from '../../lib/techniques/noise_scale'
 import { hostRandom } from '../../lib/tensor/random'
+import { keep } from '../../lib/tensor/scope'
+import { tensor } from '../../lib/tensor/tensor'
 import { expectResume, outcome } from '../support/techniques'
 import { tinyTrainer, tokenBatch } from '../support/tiny_gpt'
 
@@ -49,6 +51,17 @@ test('a run reports it, with advice; its losses are those of the run without it 
   expect(line).toMatch(/^noise scale: (\d+ tokens \([\d.]+ windows\) from 12 measurements; |not resolved)/)
   const plain = await outcome([], options)
   losses.forEach((loss, i) => expect(Math.abs(loss / plain.losses[i] - 1)).toBeLessThan(1e-4))
+  model.dispose()
+})
+
+test.each([[10, 'more than twice that'], [1e9, 'save steps almost in proportion']] as const)('a noise scale of about %d tokens against 256 a step: %s', async (variance, advice) => {
+  const technique = noiseScaleEntry.create({ every: 1 })
+  const { trainer, model } = tinyTrainer({ steps: 1, accumulate: 4, techniques: [technique] })
+  // As if it had been measured often: one more measurement moves the averages by a hundredth.
+  const mean = (value: number) => keep(tensor([value]))
+  technique.load!({ data: { count: 1e6 }, tensors: new Map([['variance', mean(variance)], ['squaredNorm', mean(1)]]) })
+  for await (const { loss } of trainer.train()) expect(loss).toBeGreaterThan(0)
+  expect(await trainer.summary()).toEqual([expect.stringContaining(advice)])
   model.dispose()
 })
 
