@@ -26,6 +26,7 @@ import { ascend } from '../../lib/techniques/sam'
 import type { Device } from '../../lib/tensor/device'
 import { keep, scope } from '../../lib/tensor/scope'
 import { run1, tensor, type Tensor } from '../../lib/tensor/tensor'
+import { composedAdamw, composedSam } from './unfused'
 
 export interface KernelCase {
   name: string
@@ -86,6 +87,7 @@ function plain(name: string, shape: string, make: (device: Device) => () => void
 }
 
 const [rows, width] = [4096, 768]
+const updatedShapes = [[768, 2304], [768, 768], [768, 3072], [3072, 768], [768]]
 const shape = `[${rows}, ${width}] bf16`
 const one = (name: string, f: (x: Tensor) => Tensor) =>
   differentiable(name, shape, 'bytes', (device) => {
@@ -135,19 +137,33 @@ export const kernelCases: readonly KernelCase[] = [
     return { inputs: [logits], run: () => crossEntropy(logits, targets) }
   }),
   plain('adamw', '7.1 M parameters, bf16 copies', (device) => {
-    const shapes = [[768, 2304], [768, 768], [768, 3072], [3072, 768], [768]]
-    const all = (dtype: DType) => shapes.map((each) => numbers(each, device, dtype))
+    const all = (dtype: DType) => updatedShapes.map((each) => numbers(each, device, dtype))
     const [parameters, grads, m, v, copies] = [all('f32'), all('f32'), all('f32'), all('f32'), all('bf16')]
     return () => adamw({ parameters, grads, m, v, copies }, { lr: 1e-3, weightDecay: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 3 })
   }),
+  ...(['a launch each', 'elementwise operators'] as const).map((way) =>
+    plain(`adamw, ${way}`, '7.1 M parameters, f32', (device) => {
+      const all = () => updatedShapes.map((each) => numbers(each, device, 'f32'))
+      const tensors = { parameters: all(), grads: all(), m: all(), v: all() }
+      const options = { lr: 1e-3, weightDecay: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 3 }
+      const { parameters, grads, m, v } = tensors
+      return way === 'a launch each'
+        ? () => parameters.forEach((parameter, i) => adamw({ parameters: [parameter], grads: [grads[i]], m: [m[i]], v: [v[i]] }, options))
+        : () => void composedAdamw(tensors, options)
+    }),
+  ),
+  plain('sam, elementwise operators', '7.1 M parameters, f32', (device) => {
+    const [parameters, grads] = [0, 1].map(() => updatedShapes.map((each) => numbers(each, device, 'f32')))
+    return () => void composedSam({ parameters, grads }, 0.05)
+  }),
   plain('clipGradNorm', '7.1 M gradients, f32', (device) => {
-    const grads = [[768, 2304], [768, 768], [768, 3072], [3072, 768], [768]].map((each) => numbers(each, device, 'f32'))
+    const grads = updatedShapes.map((each) => numbers(each, device, 'f32'))
     return () => void clipGradNorm(grads, { maxNorm: 1 })
   }),
   ...([null, 0.01] as const).map((eta) =>
     plain(eta === null ? 'sam, move and back' : 'asam, move and back', '7.1 M parameters, f32', (device) => {
       const parameters = new Map(
-        [[768, 2304], [768, 768], [768, 3072], [3072, 768], [768]].map((each, i) => {
+        updatedShapes.map((each, i) => {
           const parameter = new Parameter(numbers(each, device, 'f32'))
           parameter.tensor.grad = numbers(each, device, 'f32')
           return [`weight${i}`, parameter] as const

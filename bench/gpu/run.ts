@@ -18,18 +18,19 @@ import { blockLayout, blockSparseAttention, type Pattern } from '../../lib/ops/b
 import { clipGradNorm } from '../../lib/ops/clip'
 import { csrAttention, csrLayout } from '../../lib/ops/csr_attention'
 import { copy } from '../../lib/ops/copy'
-import { add, div, mul, sqrt } from '../../lib/ops/elementwise'
 import { matmul } from '../../lib/ops/matmul'
 import { full } from '../../lib/ops/creation'
 import { randn } from '../../lib/ops/random'
 import { adamw, AdamW } from '../../lib/optim/adamw'
 import { decayGroups } from '../../lib/optim/optimizer'
 import { noGrad } from '../../lib/autograd/tape'
+import { ascend } from '../../lib/techniques/sam'
 import { getDevice } from '../../lib/tensor/device'
 import { keep, scope } from '../../lib/tensor/scope'
 import { tensor, type Tensor } from '../../lib/tensor/tensor'
 import { attentionGrid, crossoverTable, measureAttention, timesTable } from '../attention/compare'
 import { deviceSeconds, stepMilliseconds } from './timing'
+import { composedAdamw, composedSam } from './unfused'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -171,25 +172,25 @@ if (wants('optimizers')) {
   const options = { lr: 1e-3, weightDecay: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, step: 3 }
   const count = parameters.reduce((n, p) => n + p.size, 0)
   const one = (i: number) => ({ parameters: [parameters[i]], grads: [grads[i]], m: [m[i]], v: [v[i]] })
-  // What a framework without a fused update launches, one elementwise operator after the other.
-  const composed = (i: number) => {
-    const decayed = mul(parameters[i], 1 - options.lr * options.weightDecay)
-    const first = add(mul(m[i], 0.9), mul(grads[i], 0.1))
-    const second = add(mul(v[i], 0.99), mul(mul(grads[i], grads[i]), 0.01))
-    return add(decayed, mul(div(first, add(sqrt(second), 1e-8)), -options.lr))
-  }
+  const moving = new Map(model.namedParameters())
+  for (const [i, parameter] of [...moving.values()].entries()) parameter.tensor.grad = grads[i]
+  const rho = 0.05
   const rows: Row[] = []
   for (const [name, body] of [
     ['one launch for all parameters', () => adamw({ parameters, grads, m, v }, options)],
     ['one launch a parameter', () => parameters.forEach((_, i) => adamw(one(i), options))],
-    ['elementwise operators', () => parameters.forEach((_, i) => composed(i).dispose())],
+    // Parameter by parameter, so that nothing but the update decides what fits.
+    ['elementwise operators', () => parameters.forEach((_, i) => scope(() => void composedAdamw(one(i), options)))],
     ['global norm and clip', () => void clipGradNorm(grads, { maxNorm: 1 })],
+    ['SAM, fused', () => ascend(moving, { rho })()],
+    ['SAM, elementwise operators', () => void composedSam({ parameters, grads }, rho)],
   ] as [string, () => void][]) {
     const seconds = await deviceSeconds(device, () => noGrad(body))
     const bytes = name.startsWith('global') ? 4 * count : 28 * count
     rows.push({ update: name, ms: seconds * 1e3, compulsory_gbs: bytes / seconds / 1e9, share_of_copy: bytes / seconds / 1e9 / bandwidth })
   }
   table('optimizers', rows)
+  for (const parameter of moving.values()) parameter.tensor.grad = null
   dispose(...grads, ...m, ...v)
   model.dispose()
 }
