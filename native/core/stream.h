@@ -70,6 +70,8 @@ struct DeviceStats {
   int64_t copies = 0, copied_bytes = 0, kernels_beside_copies = 0, locked_bytes = 0;
 };
 
+std::string bytes_text(int64_t bytes);  // for people
+
 class Stream {
  public:
   struct Work;
