@@ -21,7 +21,9 @@ function check(name, body) {
 }
 function run(program, ...args) {
   const stdio = ['ignore', 'pipe', 'inherit']
-  return execFileSync(program, args, { cwd: folder, encoding: 'utf8', stdio, maxBuffer: 1 << 28 })
+  // A compiler cache must see the same relative paths as in the checkout, see .ci/run.
+  const env = process.env.CCACHE_BASEDIR ? { ...process.env, CCACHE_BASEDIR: folder } : process.env
+  return execFileSync(program, args, { cwd: folder, env, encoding: 'utf8', stdio, maxBuffer: 1 << 28 })
 }
 function write(name, text) {
   writeFileSync(path.join(folder, name), text)
