@@ -108,9 +108,6 @@ function fewestWarps(report: Report): Map<string, number> {
   return fewest
 }
 
-/** Cycles of one multiprocessor of an H100 (132 at 1.755 GHz) for each of which bytes move at 3.35 TB/s, all together. */
-const cyclesOfBytes = (bytes: number) => (bytes / 3.35e12) * 1.755e9 * 132
-
 /** Where a kernel misses a bar: bytes moved, sector efficiency, bank conflicts, spills, tensor cores, occupancy. */
 function misses(report: Report): string[] {
   const found: string[] = []
@@ -127,10 +124,7 @@ function misses(report: Report): string[] {
     if (each.bound === 'bytes' && efficiency < 0.95) found.push(`${where}: uses ${(100 * efficiency).toFixed(1)} % of the sectors it moves`)
     const shared = sum('sharedLoads') + sum('sharedStores')
     const conflicts = sum('bankConflictCycles')
-    // Of the cycles of shared memory; or, where numbers only change places there, of the time in which their bytes move.
-    const ofShared = conflicts / (shared + conflicts)
-    const ofBytes = conflicts / cyclesOfBytes(moved)
-    if (ofShared > 0.05 && (sum('mmaFlops') > 0 || ofBytes > 0.05)) found.push(`${where}: ${((100 * conflicts) / (shared + conflicts)).toFixed(1)} % of shared memory cycles are bank conflicts`)
+    if (conflicts > 0.05 * (shared + conflicts)) found.push(`${where}: ${((100 * conflicts) / (shared + conflicts)).toFixed(1)} % of shared memory cycles are bank conflicts`)
     if (each.name.startsWith('attention') && sum('mmaFlops') < each.flops) {
       found.push(`${where}: ${sum('mmaFlops')} of ${each.flops} FLOPs on tensor cores`)
     }

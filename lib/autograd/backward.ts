@@ -33,7 +33,7 @@ export interface WalkOptions {
   complete?: (leaf: Tensor) => void
 }
 
-/** Tells when the gradient of a leaf is complete: when the first of the records that use it was passed. */
+/** Tells when the gradient of a leaf is complete: when all records that use it were passed. */
 class Completion {
   private readonly uses = new Map<Tensor, number>()
 

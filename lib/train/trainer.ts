@@ -109,6 +109,8 @@ interface PendingStep {
   step: number
   /** Whether a technique kept the gradients from being applied. */
   held: boolean
+  /** Whether parameters were updated before all gradients were known. */
+  inBackward: boolean
   batches: readonly Batch[]
   lr: number
   tokens: number
@@ -399,6 +401,7 @@ export class Trainer {
     model.train()
     let lr = schedule(step)
     let held = false
+    let inBackward = false
     const outside = defaultGenerator.state()
     const { read: numbers } = scope(() => {
       let loss: Tensor | null = null
@@ -435,7 +438,6 @@ export class Trainer {
           const grads = [...norms, ...model.parameters().flatMap((parameter) => parameter.grad ?? [])]
           const clipped = grads.length ? clipGradNorm(grads, { maxNorm: clip, unscale: 1 / lossScale }) : null
           norm = clipped ? clipped.norm : zeros([1], { device: this.device })
-          for (const part of norms) part.dispose()
           ;(context as { clip: Tensor | null }).clip = clipped?.clip ?? null
           if (!context.hold && !context.updateInBackward) optimizer.step(context.lr, clipped?.clip)
           optimizer.zeroGrad()
@@ -449,16 +451,21 @@ export class Trainer {
         const inner = next
         if (technique.step) next = () => technique.step!(inner, context)
       }
-      this.device.repeating(next)
+      try {
+        this.device.repeating(next)
+      } finally {
+        for (const part of norms) part.dispose()
+      }
       lr = context.lr
       held = context.hold
+      inBackward = context.updateInBackward
       // Read before the scope closes: reads are ordered like everything else. On meta there is nothing to read.
       return { read: this.forecast ? Promise.resolve<[number, number]>([NaN, NaN]) : Promise.all([loss!.item(), norm!.item()]) }
     })
     this.random = defaultGenerator.state()
     defaultGenerator.restore(outside)
     const done = this.device.synchronize()
-    const pending = { step, batches, held, lr, tokens, lossScale, numbers, done, finished: done.then(() => performance.now()) }
+    const pending = { step, batches, held, inBackward, lr, tokens, lossScale, numbers, done, finished: done.then(() => performance.now()) }
     // Errors surface where the step is awaited.
     for (const promise of [pending.numbers, pending.done, pending.finished]) promise.catch(() => {})
     this.step++
@@ -493,7 +500,7 @@ export class Trainer {
   }
 
   /** Runs the gradients of a step again, watching every operator, and throws an error that names the first culprit. */
-  private async explainNonfinite({ step, batches }: PendingStep, loss: number): Promise<never> {
+  private async explainNonfinite({ step, batches, inBackward }: PendingStep, loss: number): Promise<never> {
     const tokens = batches.reduce((n, batch) => n + batch.tokens, 0)
     this.device.checkNonfinite(true)
     scope(() => void this.gradients(batches, tokens, 1, step))
@@ -506,7 +513,8 @@ export class Trainer {
       'ERR_NON_FINITE',
       `step ${step + 1}: ${what} is not finite; ` +
         (culprit ? `the first operator with such a result is ${culprit}` : 'repeating the step gave finite numbers'),
-      'lower the learning rate, warm up longer, clip gradients, or look for bad values in the data; the parameters were not changed',
+      'lower the learning rate, warm up longer, clip gradients, or look for bad values in the data; ' +
+        (inBackward ? 'parameters with finite gradients were changed: go on from a checkpoint' : 'the parameters were not changed'),
     )
   }
 }

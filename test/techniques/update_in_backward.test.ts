@@ -4,6 +4,7 @@ import { GPT } from '../../lib/models/gpt'
 import { AdamW } from '../../lib/optim/adamw'
 import { decayGroups } from '../../lib/optim/optimizer'
 import { checkpointing } from '../../lib/techniques/checkpointing'
+import { full } from '../../lib/ops/creation'
 import { stochasticRounding } from '../../lib/techniques/stochastic_rounding'
 import type { Technique } from '../../lib/techniques/technique'
 import { updateInBackward } from '../../lib/techniques/update_in_backward'
@@ -80,6 +81,17 @@ test('its peak has the gradients of a layer, not of the model', async () => {
   const plain = await peak([])
   const { own, bytes } = await peak([updateInBackward.create()])
   expect(plain.own - own).toBeGreaterThan(0.85 * bytes)
+})
+
+test('a gradient that is not finite ends the run, and the error says that other parameters were changed', async () => {
+  const { trainer, model } = tinyTrainer({ steps: 3, clip: 0, techniques: [updateInBackward.create()] })
+  const before = trainer.device.stats().liveBlocks
+  const first = model.blocks[0].namedParameters().values().next().value!
+  scope(() => first.set(full(first.shape, Infinity)))
+  await expect(course(trainer)).rejects.toMatchObject({ code: 'ERR_NON_FINITE', hint: expect.stringContaining('go on from a checkpoint') })
+  await trainer.device.synchronize()
+  // No gradient and no norm is left; the optimiser has made its two states of each parameter.
+  expect(trainer.device.stats().liveBlocks - before).toBeLessThanOrEqual(2 * model.parameters().length)
 })
 
 test('clipping and f16 are refused', async () => {
