@@ -1,5 +1,5 @@
 // The gate of feed-forward layers.
-import { record } from '../autograd/tape'
+import { record, remakeFrom } from '../autograd/tape'
 import { run, run1, type Tensor } from '../tensor/tensor'
 import { inFormatOf } from './broadcast'
 
@@ -9,6 +9,7 @@ import { inFormatOf } from './broadcast'
  */
 export function swiglu(a: Tensor, b?: Tensor | null): Tensor {
   const y = run1('swiglu', [a, b], {})
+  remakeFrom(y, [a, b], (inputs) => run1('swiglu', inputs, {}))
   record('swiglu', [a, b], [y], [a, b], ([grad], [x, gate]) =>
     run('swiglu_backward', [inFormatOf(grad!, x), x, gate], {}),
   )

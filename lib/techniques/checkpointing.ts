@@ -1,7 +1,7 @@
 // Checkpointing: layers are run again in the backward pass instead of keeping what they made, with the same numbers bit for bit.
 //   every    stretches of `every` layers          sqrt     about sqrt(layers) stretches (Chen et al., arXiv 1604.06174)
-//   selective the cheap operators of each layer: norms, and attention kernels that keep their scores (Korthikanti et al.,
-//            arXiv 2205.05198)
+//   selective the cheap operators of each layer: norms, gates, and attention kernels that keep their scores (Korthikanti
+//            et al., arXiv 2205.05198)
 //   optimal  the fewest FLOPs within a budget of bytes (Beaumont et al., arXiv 1911.13214). The budget is for all live bytes
 //            of the device in a step. The first step measures what each layer costs, with the fewest bytes there are; each
 //            later one runs by the plan that is best for the bytes which the chain then has.

@@ -49,6 +49,10 @@ opCase<MatmulOptions>({
     { inputs: [[0, 4], [4, 3]], attrs: {} },
     { inputs: [[3, 0], [0, 2]], attrs: {} },
     { inputs: [[50, 400], [400, 37]], attrs: {} },
+    // Few rows or few columns.
+    ...[1, 2, 3, 6, 16].map((few) => ({ inputs: [[few, 133], [70, 133]], attrs: { transposeB: true } })),
+    { inputs: [[70, 133], [7, 133]], attrs: { transposeB: true } },
+    { inputs: [[2, 70, 133], [2, 133, 5]], attrs: {} },
   ],
   gradTolerance: { bf16: 0.05, f16: 0.01 },
   bench: [

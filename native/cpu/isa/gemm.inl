@@ -5,6 +5,8 @@
 // kKC units in a fixed order, so the result does not depend on how tasks are cut or who runs them.
 // Bound by FLOPs: per unit of k, kMR * kNV multiply-adds meet kNV loads and kMR broadcasts.
 #pragma once
+#include <type_traits>
+
 #include "cpu/gemm.h"
 #include "cpu/simd.h"
 
@@ -71,6 +73,12 @@ struct Numbers {
     }
     for (int i = 0; i < width; ++i) out[i] = i < count ? get(rows + i) : Acc{};
   }
+
+  // kDot neighbours along k, of which n are there, and their products added to as many sums.
+  using Dot = V;
+  static constexpr int kDot = kLanes;
+  static LF_INLINE Dot load_dot(const T* p, int64_t n) { return load_some(p, n); }
+  static LF_INLINE V dot(V sums, Dot x, Dot y) { return sums + x * y; }
 
   // `count` neighbours of a row as C, columns of a whole tile.
   template <class C>
@@ -460,38 +468,92 @@ struct Product {
   }
 };
 
-// Few rows by a transposed B (generation): every row of B is read once, straight from memory. Bound by bytes.
-template <class T, class Acc>
-void product_by_rows(const Gemm& g, const T* a, const T* b, char* c) {
-  using V = typename Lanes<Acc>::V;
-  constexpr int kLanes = Lanes<Acc>::n;
-  const Product<Numbers<T, Acc, 1>> finish{g, a, b, c};
-  const int64_t grain = max64(8, (int64_t{1} << 16) / (g.k * static_cast<int64_t>(sizeof(T)) + 1) / 8 * 8);
-  cpu::parallel_for(g.n, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t j = begin; j < end; j += kLanes) {
-      const int64_t columns = min64(kLanes, end - j);
-      for (int64_t i = 0; i < g.m; ++i) {
-        Acc sums[kLanes] = {};
-        for (int64_t q = 0; q < columns; ++q) {
-          const T *x = a + i * g.lda, *y = b + (j + q) * g.ldb;
-          V s0{}, s1{}, s2{}, s3{};
-          int64_t k = 0;
-          for (; k + 4 * kLanes <= g.k; k += 4 * kLanes) {
-            s0 += load(x + k) * load(y + k);
-            s1 += load(x + k + kLanes) * load(y + k + kLanes);
-            s2 += load(x + k + 2 * kLanes) * load(y + k + 2 * kLanes);
-            s3 += load(x + k + 3 * kLanes) * load(y + k + 3 * kLanes);
-          }
-          for (; k < g.k; k += kLanes) {
-            const int64_t n = min64(kLanes, g.k - k);
-            s0 += load_some(x + k, n) * load_some(y + k, n);
-          }
-          sums[q] = reduce_add((s0 + s1) + (s2 + s3));
-        }
-        finish.finish_part(sums, kLanes, i, 1, j, columns);
+// Where C has few rows or few columns, its elements are sums along k of two rows in memory and nothing is packed: the longer
+// operand is read once. Bound by bytes for a row or two.
+constexpr int kFew = 16;
+
+// sums[i * x_step + j * y_step] of kRows rows of x and up to kLanes rows of y.
+template <class K, int kRows>
+LF_INLINE void dots(int64_t length, const typename K::In* x, int64_t ldx, const typename K::In* y, int64_t ldy, int64_t count,
+                    typename K::Sum* sums, int64_t x_step, int64_t y_step) {
+  using V = typename K::V;
+  // At least eight sums at a time, so that none waits for the one before.
+  constexpr int kColumns = kRows == 1 ? 2 : 4, kDot = K::kDot, kParts = kRows == 1 ? 4 : 1;
+  for (int64_t q = 0; q < count; q += kColumns) {
+    const typename K::In* columns[kColumns];
+    for (int j = 0; j < kColumns; ++j) columns[j] = y + min64(q + j, count - 1) * ldy;
+    V s[kParts][kRows][kColumns] = {};
+    auto step = [&](V(&to)[kRows][kColumns], int64_t k, int64_t n) {
+      typename K::Dot column[kColumns];
+      for (int j = 0; j < kColumns; ++j) column[j] = K::load_dot(columns[j] + k, n);
+      for (int i = 0; i < kRows; ++i) {
+        const typename K::Dot row = K::load_dot(x + i * ldx + k, n);
+        for (int j = 0; j < kColumns; ++j) to[i][j] = K::dot(to[i][j], row, column[j]);
+      }
+    };
+    int64_t k = 0;
+    for (; k + kParts * kDot <= length; k += kParts * kDot) {
+      for (int part = 0; part < kParts; ++part) step(s[part], k + part * kDot, kDot);
+    }
+    for (; k < length; k += kDot) step(s[0], k, min64(kDot, length - k));
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kColumns && q + j < count; ++j) {
+        V sum = s[0][i][j];
+        if constexpr (kParts == 4) sum = (sum + s[1][i][j]) + (s[2][i][j] + s[3][i][j]);
+        sums[i * x_step + (q + j) * y_step] = reduce_add(sum);
       }
     }
+  }
+}
+
+// The few rows x of one operand (up to kFew) by the many rows y of the other; C's rows are those of x, or those of y.
+template <class K, bool kRowsAreFew>
+void product_of_few(const Gemm& g, int64_t few, const typename K::In* x, int64_t ldx, int64_t many, const typename K::In* y,
+                    int64_t ldy, const Product<K>& finish) {
+  constexpr int kLanes = K::kLanes, kFour = 4;
+  const int64_t grain = max64(8, (int64_t{1} << 16) / (g.k * static_cast<int64_t>(sizeof(*y)) + 1) / 8 * 8);
+  constexpr int64_t kXStep = kRowsAreFew ? kLanes : 1, kYStep = kRowsAreFew ? 1 : kFew;
+  cpu::parallel_for(many, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t j = begin; j < end; j += kLanes) {
+      const int64_t count = min64(kLanes, end - j);
+      typename K::Sum sums[kFew * kLanes];
+      for (int64_t i = 0; i < few; i += kFour) {
+        const auto of = [&](auto rows) {
+          dots<K, rows>(g.k, x + i * ldx, ldx, y + j * ldy, ldy, count, sums + i * kXStep, kXStep, kYStep);
+        };
+        if (few - i == 1) of(std::integral_constant<int, 1>{});
+        else if (few - i == 2) of(std::integral_constant<int, 2>{});
+        else if (few - i == 3) of(std::integral_constant<int, 3>{});
+        else of(std::integral_constant<int, kFour>{});
+      }
+      if (kRowsAreFew) finish.finish_part(sums, kLanes, 0, few, j, count);
+      else finish.finish_part(sums, kFew, j, count, 0, few);
+    }
   });
+}
+
+// Whether it was one of those.
+template <class K>
+bool product_by_dots(const Gemm& g, const typename K::In* a, const typename K::In* b, const Product<K>& finish) {
+  constexpr int64_t kMany = 64;
+  if (g.trans_a || g.row_sums_a || max64(g.m, g.n) < kMany) return false;
+  if (g.m <= kFew && g.trans_b) {
+    product_of_few<K, true>(g, g.m, a, g.lda, g.n, b, g.ldb, finish);
+    return true;
+  }
+  if (g.n > kFew) return false;
+  const typename K::In* columns = b;
+  int64_t ld = g.ldb;
+  if (!g.trans_b) {
+    auto* turned = static_cast<typename K::In*>(cpu::scratch(1, static_cast<size_t>(g.n * g.k) * sizeof(*b)));
+    for (int64_t k = 0; k < g.k; ++k) {
+      for (int64_t j = 0; j < g.n; ++j) turned[j * g.k + k] = b[k * g.ldb + j];
+    }
+    columns = turned;
+    ld = g.k;
+  }
+  product_of_few<K, false>(g, g.n, columns, ld, g.m, a, g.lda, finish);
+  return true;
 }
 
 // All batch entries: side by side when there are several, otherwise one with all threads.
@@ -503,12 +565,8 @@ void run_gemm(const Gemm& g) {
     const In* a = static_cast<const In*>(g.a) + i * g.stride_a;
     const In* b = static_cast<const In*>(g.b) + i * g.stride_b;
     char* c = static_cast<char*>(g.c) + i * g.stride_c * size_c;
-    constexpr int64_t kFewRows = 4;
-    if (problem.m <= kFewRows && problem.trans_b && !problem.trans_a && !problem.row_sums_a) {
-      product_by_rows<In, typename K::Sum>(problem, a, b, c);
-    } else {
-      Product<K>{problem, a, b, c}.run();
-    }
+    const Product<K> product{problem, a, b, c};
+    if (!product_by_dots(problem, a, b, product)) product.run();
   };
   if (g.batch == 1) return entry(0, g);
   cpu::parallel_for(g.batch, 1, [&](int64_t begin, int64_t end) {

@@ -43,6 +43,16 @@ struct Pairs {
     }
   }
 
+  using Dot = __m512bh;
+  static constexpr int kDot = 2 * kLanes;
+  static LF_INLINE Dot load_dot(const bf16* p, int64_t n) {
+    if (n == kDot) return reinterpret_cast<Dot>(_mm512_loadu_si512(p));
+    return reinterpret_cast<Dot>(_mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << n) - 1), p));
+  }
+  static LF_INLINE V dot(V sums, Dot x, Dot y) {
+    return reinterpret_cast<V>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sums), x, y));
+  }
+
   static LF_INLINE void store_row(float* out, const Vf* values) {
     store(out, values[0]);
     store(out + kLanes, values[1]);
