@@ -11,6 +11,7 @@ import { csrAttention, csrLayout } from '../../lib/ops/csr_attention'
 import { dropout } from '../../lib/ops/dropout'
 import { add, gelu, mul } from '../../lib/ops/elementwise'
 import { embedding } from '../../lib/ops/embedding'
+import { featureAttention } from '../../lib/ops/feature_attention'
 import { layerNorm } from '../../lib/ops/layer_norm'
 import { linearCrossEntropy } from '../../lib/ops/linear_cross_entropy'
 import { linear } from '../../lib/ops/linear'
@@ -194,6 +195,15 @@ export const kernelCases: readonly KernelCase[] = [
     const layout = csrLayout(causal(longformer(128, [2])), { queries: 1024, keys: 1024 })
     return { inputs: [q, k, v], run: () => csrAttention(q, k, v, layout, { heads: 12 }) }
   }),
+  // FAVOR+'s features, and what is subtracted from them, as lib/attention/favor.ts makes them.
+  ...[true, false].map((causal) =>
+    differentiable(`featureAttention, ${causal ? 'causal' : 'all keys'}`, '[1, 1024, 12, 64] bf16, 256 features', 'flops', (device) => {
+      const [q, k] = [0, 1].map(() => numbers([1, 1024, 12, 256], device, 'bf16', true))
+      const [queryShift, keyShift] = [0, 1].map(() => numbers([1, 1024, 12], device))
+      const v = numbers([1, 1024, 12, 64], device, 'bf16', true)
+      return { inputs: [q, k, v], run: () => featureAttention(q, k, v, { causal, map: 'exp', queryShift, keyShift }) }
+    }),
+  ),
   ...[64, 128].map((headWidth) =>
     differentiable(`attention, head width ${headWidth}`, `[1, 1024, ${width / headWidth}, ${headWidth}] bf16, causal`, 'flops', (device) => {
       const heads = width / headWidth

@@ -68,6 +68,21 @@ function simulated(spec: KernelCase, part: Part): { declared: Declared[]; kernel
 
 const total = (list: readonly Declared[], key: 'bytes' | 'flops') => list.reduce((sum, each) => sum + each[key], 0)
 
+const summed = [
+  'launches', 'flops', 'mmaFlops', 'globalLoadBytes', 'globalStoreBytes', 'globalLoadSectors', 'globalStoreSectors', 'uniqueBytesRead',
+  'uniqueBytesWritten', 'sharedLoads', 'sharedStores', 'bankConflictCycles', 'localAccesses',
+] as const
+
+/** What both passes ran, less what the forward pass alone does. */
+function withoutForward(both: readonly KernelCounters[], forward: readonly KernelCounters[]): KernelCounters[] {
+  return both.flatMap((kernel) => {
+    const first = forward.find(({ mangled }) => mangled === kernel.mangled)
+    if (!first) return kernel
+    if (kernel.launches === first.launches) return []
+    return { ...kernel, ...Object.fromEntries(summed.map((key) => [key, kernel[key] - first[key]])) }
+  })
+}
+
 function countCase(spec: KernelCase): CaseReport[] {
   const { name, shape, bound } = spec
   const forward = simulated(spec, 'forward')
@@ -78,10 +93,9 @@ function countCase(spec: KernelCase): CaseReport[] {
     const both = simulated(spec, 'backward')
     // What the forward pass ran as well is not the backward pass.
     const operators = new Set(forward.declared.map(({ op }) => op))
-    const ran = new Set(forward.kernels.map(({ mangled }) => mangled))
-    const declared = both.declared.filter(({ op }) => !operators.has(op))
     // One operator that runs in both passes (a product) is counted in whole: both passes of it, less the first.
-    const own = declared.length ? both.kernels.filter(({ mangled }) => !ran.has(mangled)) : both.kernels
+    const declared = both.declared.filter(({ op }) => !operators.has(op))
+    const own = declared.length ? withoutForward(both.kernels, forward.kernels) : both.kernels
     const list = declared.length ? declared : both.declared
     reports.push({ name, shape, bound, part: declared.length ? 'backward' : 'both', bytes: total(list, 'bytes'), flops: total(list, 'flops'), kernels: own })
   }
@@ -125,7 +139,7 @@ function misses(report: Report): string[] {
     const shared = sum('sharedLoads') + sum('sharedStores')
     const conflicts = sum('bankConflictCycles')
     if (conflicts > 0.05 * (shared + conflicts)) found.push(`${where}: ${((100 * conflicts) / (shared + conflicts)).toFixed(1)} % of shared memory cycles are bank conflicts`)
-    if (each.name.startsWith('attention') && sum('mmaFlops') < each.flops) {
+    if (/^(attention|featureAttention)/.test(each.name) && sum('mmaFlops') < each.flops) {
       found.push(`${where}: ${sum('mmaFlops')} of ${each.flops} FLOPs on tensor cores`)
     }
     if (sum('localAccesses') > 0) found.push(`${where}: spills to local memory`)

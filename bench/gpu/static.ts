@@ -87,9 +87,8 @@ const wide = /(Id|IdL|dE|Kd|Pd)/
 const hot = ({ mangled }: Kernel) => !cold.test(mangled) && !wide.test(mangled.replace(/^_ZN2lf4cuda\d+_GLOBAL__N__\w*?_cu_[0-9a-f]+_\d+/, ''))
 
 // Products that are not in cuBLASLt or cuSPARSE. The plain attention kernels are for formats and widths without tensor cores (f64,
-// heads above 256 columns) and for chips before sm_80; sparse_kernel gathers single numbers; feature_attention.cu multiplies in f32
-// without tensor cores, as its file says.
-const multiplies = /attention_mma_|int8_matmul.*product_kernel/
+// heads above 256 columns, f32 features or values narrower than 32) and for chips before sm_80; sparse_kernel gathers single numbers.
+const multiplies = /attention_mma_|feature_mma_|int8_matmul.*product_kernel/
 
 const files = readdirSync(sources).filter((name) => name.endsWith('.cu') && name.includes(values.only))
 const compiled: Compiled[] = []

@@ -1,6 +1,7 @@
 // Attention by features against its definition and against the form composed of single operators, for every map.
 import { backward } from '../../lib/autograd/backward'
 import { featureAttention, type FeatureAttentionOptions } from '../../lib/ops/feature_attention'
+import { cast } from '../../lib/ops/cast'
 import { zeros } from '../../lib/ops/creation'
 import { addScalar, exp, sub } from '../../lib/ops/elementwise'
 import { permute } from '../../lib/ops/permute'
@@ -9,7 +10,7 @@ import { reshape } from '../../lib/ops/reshape'
 import { getDevice } from '../../lib/tensor/device'
 import { Generator } from '../../lib/tensor/random'
 import { scope } from '../../lib/tensor/scope'
-import { setRequiresGrad, type Tensor } from '../../lib/tensor/tensor'
+import { setRequiresGrad, tensor, type Tensor } from '../../lib/tensor/tensor'
 import { composedFeatures, eluFeatures } from '../support/composed_features'
 import { testDevices } from '../support/devices'
 import { awayFromZero, host, jestOnly, opCase, uniform, type HostTensor, type Rounding } from '../support/op_case'
@@ -138,6 +139,44 @@ jestOnly(() => {
         const largest = b[i].reduce((most, x) => max(most, abs(x)), 0)
         const worst = values.reduce((most, x, at) => max(most, abs(x - b[i][at])), 0)
         expect(worst).toBeLessThan(1e-12 * max(1, largest))
+      }
+    })
+  })
+
+  // Several chunks, tiles and states of each format, which have kernels of their own: as in f64, from inputs that all formats hold.
+  // What is far below the stabiliser and above its range in 16 bits must neither vanish nor overflow.
+  describe.each(testDevices().map((device) => [device.name, device] as const))('%s', (_, device) => {
+    test.each([
+      ['exp', true, 136, 136], ['exp', false, 70, 136], ['elu', true, 70, 136], ['none', true, 136, 80],
+    ] as const)('%s, causal %s, %i queries and %i keys: other formats as f64', async (map, causal, queries, keys) => {
+      const [m, width] = [72, 72]
+      const once = async (dtype: 'f64' | 'f32' | 'f16' | 'bf16') => {
+        const generator = new Generator(4)
+        const draw = map === 'none' ? rand : randn
+        const drawn = scope(() => [
+          draw([1, queries, 2, m], { generator, dtype: 'bf16' }),
+          addScalar(draw([1, keys, 1, m], { generator, dtype: 'bf16' }), map === 'exp' ? -12 : 0),
+          randn([1, keys, 1, width], { generator, dtype: 'bf16' }),
+          rand([1, queries, 2], { generator, dtype: 'bf16' }),
+          rand([1, keys, 1], { generator, dtype: 'bf16' }),
+        ])
+        const leaves = await Promise.all(drawn.map(async (x) => tensor(await x.toFloat64(), x.shape, { device, dtype })))
+        for (const x of leaves.slice(0, 3)) setRequiresGrad(x)
+        const [q, k, v, queryShift, keyShift] = leaves
+        const out = scope(() => {
+          const y = featureAttention(q, k, v, { map, causal, ...(map === 'exp' ? { queryShift, keyShift } : {}) })
+          backward(y, cast(randn(y.shape, { generator: new Generator(9), device, dtype: 'bf16' }), dtype))
+          return y
+        })
+        return Promise.all([out, ...leaves.slice(0, 3).map((x) => x.grad!)].map((x) => x.toFloat64()))
+      }
+      const exact = await once('f64')
+      for (const [dtype, bar] of [['f32', 4e-6], ['f16', 4e-3], ['bf16', 3e-2]] as const) {
+        for (const [i, values] of (await once(dtype)).entries()) {
+          const largest = exact[i].reduce((most, x) => max(most, abs(x)), 0)
+          const worst = values.reduce((most, x, at) => max(most, abs(x - exact[i][at])), 0)
+          expect(`${dtype} ${i}: ${worst / largest < bar ? 'close' : worst / largest}`).toBe(`${dtype} ${i}: close`)
+        }
       }
     })
   })

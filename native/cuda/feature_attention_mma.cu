@@ -1,0 +1,677 @@
+// feature_attention and its gradient on tensor cores, f32 and 16-bit formats (sm_80 and later). Two kernels do all of it:
+//   feature_mma_states  a block owns 64 features by 64 columns of a head's state and walks along the tokens: from phi(k) and v
+//                       forwards, from phi(q) / norm and grad_out backwards, where groups of heads add up in order. It leaves the
+//                       state before each chunk.
+//   feature_mma_rows    a block owns 64 tokens by 64 columns of a result: a masked product W inside the chunk, W times a tile of the
+//                       chunk, and a product with the state:
+//                         out:       W = phi(q) phi(k)^T            phi(q) S + W v, over phi(q) z + the sums of W's rows
+//                         dphi(q):   W = (grad v^T + delta) / norm  (grad S^T + delta z) / norm + W phi(k)
+//                         dphi(k):   W = the same, turned           v R^T + r + W phi(q)
+//                         dv:        W = phi(k) phi(q)^T / norm     phi(k) R + W grad
+//                       with S, z the sums of phi(k) v^T and phi(k), R, r those of phi(q) / norm times grad and times delta, and
+//                       delta = -grad . out. dphi is multiplied with the map's derivative on the way out.
+// 128 threads a block, 16 rows a warp; copies of the next step's tiles are under way while a step is multiplied, and each thread
+// maps what it has copied. bf16 is multiplied as bf16, its states are kept in bf16, too. Features of f16 leave its range (exp of what
+// is far below the stabiliser, 1 / norm), so f16 becomes TF32, which has f16's digits and f32's range; f32 takes three TF32
+// products. Sums are f32. z and delta z are columns more of the same products, cut into three parts each, so that they keep f32's
+// digits. Partial sums are added in the order of chunks, the same bits on every run.
+// bf16 is bound by bytes, of which those of states and of rows that are read for each tile again come from the second-level cache;
+// f32 and f16 by shared memory and, few heads and long rows, the walk along the tokens by latency. 40 and 48 KB of shared memory and 128
+// registers a thread are 4 blocks an SM (f32, f16: twice the memory and 2 blocks).
+// Warps an SM: feature_mma_states 16, feature_mma_rows 16.
+#include "cuda/attention_mma.cuh"
+#include "cuda/feature_attention.cuh"
+
+namespace lf::cuda {
+namespace {
+
+constexpr int kSide = kFeatureChunk<float>;  // of a tile, both ways
+constexpr int kThreads = 128;
+
+// What is multiplied: numbers of tiles in shared memory, and of states.
+template <class T>
+using Element = std::conditional_t<std::is_same_v<T, __nv_bfloat16>, __nv_bfloat16, float>;
+template <class E>
+constexpr int kRowChunks = kSide * static_cast<int>(sizeof(E)) / 16;
+template <class T>
+constexpr int kTileBytes = kSide * kSide * static_cast<int>(sizeof(Element<T>));
+template <class T>
+constexpr int kBlocks = sizeof(Element<T>) == 2 ? 4 : 2;
+
+// --- from memory into tiles -------------------------------------------------------------------------------------------------
+
+// Rows of a matrix: row r, for 0 <= r < end, begins at base + r * stride; all others, and columns from `columns` on, are 0.
+template <class T>
+struct Rows {
+  const T* base;
+  int64_t stride;
+  int end, columns;
+  bool packs;
+
+  __device__ bool has(int row) const { return row >= 0 && row < end; }
+};
+
+// threadIdx.x, in a way that what is computed from it is not kept over a kernel's loop, in registers that there are not.
+__device__ __forceinline__ int this_thread() {
+  int thread = threadIdx.x;
+  asm volatile("" : "+r"(thread));
+  return thread;
+}
+
+// Of a tile of E thread t has chunk t % kRowChunks of kOwnChunks rows.
+template <class E>
+constexpr int kOwnChunks = kSide * kRowChunks<E> / kThreads;
+template <class E>
+struct OwnChunks {
+  int thread = this_thread();
+  __device__ __forceinline__ int row(int i) const { return thread / kRowChunks<E> + i * (kThreads / kRowChunks<E>); }
+  __device__ __forceinline__ int chunk() const { return thread % kRowChunks<E>; }
+};
+
+// Rows from `first` and columns from `column` on, as they are; asynchronous where the tile is of their format.
+template <class E, class T>
+__device__ __forceinline__ void load(char* tile, const Rows<T>& m, int first, int column) {
+  constexpr int kItems = Pack<E>::n;
+  const OwnChunks<E> own;
+  column += own.chunk() * kItems;
+  if constexpr (std::is_same_v<E, T>) {
+    if (m.packs) {
+      const uint32_t base = shared_address(tile);
+#pragma unroll
+      for (int i = 0; i < kOwnChunks<E>; ++i) {
+        const int l = own.row(i), row = first + l;
+        const bool inside = m.has(row) && column < m.columns;
+        const T* from = inside ? m.base + row * m.stride + column : m.base;
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(base + chunk_at<kRowChunks<E>>(l, own.chunk())), "l"(from),
+                     "r"(inside ? 16 : 0)
+                     : "memory");
+      }
+      return;
+    }
+  }
+#pragma unroll 1
+  for (int i = 0; i < kOwnChunks<E>; ++i) {
+    const int l = own.row(i), row = first + l;
+    const T* from = m.base + row * m.stride + column;
+    Piece<T, kItems> x = {};
+    if (m.packs) {
+      if (m.has(row) && column < m.columns) x = load_piece<kItems>(from);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kItems; ++k) {
+        if (m.has(row) && column + k < m.columns) x.at[k] = from[k];
+      }
+    }
+    Pack<E> pack;
+#pragma unroll
+    for (int k = 0; k < kItems; ++k) pack.at[k] = narrow<E>(widen(x.at[k]));
+    store_pack(reinterpret_cast<E*>(tile + chunk_at<kRowChunks<E>>(l, own.chunk())), pack);
+  }
+}
+
+// Rows of q or k of one head.
+template <class T>
+struct FeatureRows {
+  Rows<T> rows;
+  const T* shift;  // of row 0, or nullptr
+  int heads;
+
+  __device__ FeatureRows(const Features<T>& p, bool queries, int b, int head) : heads(queries ? p.heads : p.kv_heads) {
+    const int tokens = queries ? p.queries : p.keys;
+    const T *x = queries ? p.q : p.k, *shifts = queries ? p.q_shift : p.k_shift;
+    const int64_t row = int64_t{b} * tokens * heads + head;
+    rows = {x + row * p.features, int64_t{heads} * p.features, tokens, p.features, p.feature_packs};
+    shift = shifts ? shifts + row : nullptr;
+  }
+  __device__ float shift_of(int row) const { return shift && rows.has(row) ? widen(shift[int64_t{row} * heads]) : 0.f; }
+};
+template <class T>
+__device__ __forceinline__ Rows<T> values_of(const Features<T>& p, int b, int head) {
+  return {p.v + (int64_t{b} * p.keys * p.kv_heads + head) * p.width, int64_t{p.kv_heads} * p.width, p.keys, p.width, p.width_packs};
+}
+template <class T>
+__device__ __forceinline__ Rows<T> grads_of(const Features<T>& p, int b, int head) {
+  return {p.grad_out + (int64_t{b} * p.queries * p.heads + head) * p.width, int64_t{p.heads} * p.width, p.queries, p.width, p.width_packs};
+}
+
+// phi of the 64 rows from `first` on, in two steps, so that copies are under way meanwhile: begin() beside load(), and after the
+// copies map(), in which each thread changes what it has copied. A row's threads are of one warp, whose rows of `shifts` no other
+// warp reads; between map() and the next begin() stands a barrier.
+template <class T>
+struct FeatureLoader {
+  using E = Element<T>;
+  float* shifts;  // 64, in shared memory
+  int first;
+
+  __device__ __forceinline__ void begin(const FeatureRows<T>& m, int first_row) {
+    first = first_row;
+    for_rows([&](int l) { shifts[l] = m.shift_of(first + l); });
+  }
+  // One of each row's threads.
+  template <class Body>
+  __device__ __forceinline__ static void for_rows(Body&& body) {
+    const OwnChunks<E> own;
+    if (own.chunk() == 0) {
+#pragma unroll
+      for (int i = 0; i < kOwnChunks<E>; ++i) body(own.row(i));
+    }
+  }
+  // Times factor(row of the tile).
+  template <class Factor>
+  __device__ __forceinline__ void map(const Features<T>& p, char* tile, int rows, int feature, Factor&& factor) const {
+    constexpr int kItems = Pack<E>::n;
+    const OwnChunks<E> own;
+    const int left = p.features - feature - own.chunk() * kItems;
+    __syncwarp();
+#pragma unroll 1
+    for (int i = 0; i < kOwnChunks<E>; ++i) {
+      const int l = own.row(i), count = first + l >= 0 && first + l < rows ? left : 0;
+      const float shift = shifts[l];
+      auto* const at = reinterpret_cast<E*>(tile + chunk_at<kRowChunks<E>>(l, own.chunk()));
+      Pack<E> pack = load_pack(at);
+#pragma unroll
+      for (int k = 0; k < kItems; ++k) pack.at[k] = narrow<E>(k < count ? p.phi(widen(pack.at[k]) - shift) * factor(l) : 0.f);
+      store_pack(at, pack);
+    }
+  }
+  __device__ __forceinline__ void map(const Features<T>& p, char* tile, int rows, int feature) const {
+    map(p, tile, rows, feature, [](int) { return 1.f; });
+  }
+};
+
+// State rows [features][width], of all tokens or of those before (keys) or behind (queries) a chunk.
+__host__ __device__ inline int state_pitch(int width) { return (width + 7) / 8 * 8; }
+template <class T>
+__device__ __forceinline__ Element<T>* state_of(const Features<T>& p, int64_t at) {
+  return static_cast<Element<T>*>(p.states) + at * p.features * state_pitch(p.width);
+}
+
+// --- products ---------------------------------------------------------------------------------------------------------------
+
+// The left side of a product: get(a, k) are a warp's 16 rows by group k of what is summed over, 16 numbers (f32: 8).
+// f32 in mma's order has number t of a group at index t and number t + 4 at t + 4. kPairs: numbers 2 t and 2 t + 1 instead, so that
+// rows of a tile that are read together lie in different banks.
+template <class E>
+struct AlongRows {  // tile[own row][summed]
+  static constexpr bool kPairs = false;
+  uint32_t tile;
+  int row;
+  __device__ __forceinline__ void get(uint32_t (&a)[4], int k, int lane) const {
+    load_matrices(a, tile + chunk_at<kRowChunks<E>>(row + lane % 16, 2 * k + lane / 16));
+  }
+};
+__device__ __forceinline__ uint32_t load_word(uint32_t address) {
+  uint32_t word;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
+  return word;
+}
+template <class E>
+struct AcrossRows {  // tile[summed][own row]
+  static constexpr bool kPairs = true;
+  uint32_t tile;
+  int row;
+  __device__ __forceinline__ void get(uint32_t (&a)[4], int k, int lane) const {
+    if constexpr (sizeof(E) == 2) {
+      load_matrices_transposed(a, tile + chunk_at<kRowChunks<E>>(16 * k + lane % 8 + lane / 16 * 8, row / 8 + lane / 8 % 2));
+    } else {
+      const int g = lane / 4, t = lane % 4;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[i] = load_word(tile + chunk_at<kRowChunks<E>>(8 * k + 2 * t + i / 2, row / 4 + g / 4 + i % 2 * 2) + g % 4 * 4);
+    }
+  }
+};
+// The right side: 16 columns from n on by group k. kAcross: tile[summed][column], else tile[column][summed].
+template <class E, bool kAcross, bool kPairs>
+__device__ __forceinline__ void right_side(uint32_t (&b)[4], uint32_t tile, int n, int k, int lane) {
+  constexpr int kChunks = kRowChunks<E>;
+  if constexpr (!kAcross) {
+    load_matrices(b, tile + chunk_at<kChunks>(n + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+  } else if constexpr (sizeof(E) == 2) {
+    load_matrices_transposed(b, tile + chunk_at<kChunks>(16 * k + lane % 16, n / 8 + lane / 16));
+  } else {
+    const int g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = 8 * k + (kPairs ? 2 * t + i % 2 : t + i % 2 * 4);
+      b[i] = load_word(tile + chunk_at<kChunks>(row, n / 4 + g / 4 + i / 2 * 2) + g % 4 * 4);
+    }
+  }
+}
+
+template <class E>
+__device__ __forceinline__ float rounded(float x) {
+  if constexpr (sizeof(E) == 2) {
+    return widen(narrow<E>(x));
+  } else {
+    uint32_t bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+    return __uint_as_float(bits);
+  }
+}
+// Part g, of three, of a number: as many digits as E holds, the next ones, and the rest. No part: 0.
+template <class E>
+__device__ __forceinline__ float part_of(float x, int g) {
+  float part = 0;
+#pragma unroll
+  for (int i = 0; i < 3; ++i) {
+    const float top = rounded<E>(x);
+    if (g == i) part = top;
+    x -= top;
+  }
+  return part;
+}
+struct NoVector {};
+
+// c += x y. With a vector, vector(k) for k < 64, sums += x vector, each part in a column of its own: see vector_sum.
+template <class T, bool kAcross, class Left, class Vector>
+__device__ __forceinline__ void add_product(float (&c)[kSide / 8][4], const Left& x, uint32_t y, float (&sums)[4], const Vector& vector) {
+  using E = Element<T>;
+  constexpr bool kVector = !std::is_same_v<Vector, NoVector>;
+  const int lane = this_thread() % 32;
+  const int g = lane / 4, t = lane % 4;
+  if constexpr (sizeof(E) == 2) {
+#pragma unroll 2
+    for (int k = 0; k < kSide / 16; ++k) {
+      uint32_t a[4];
+      x.get(a, k, lane);
+#pragma unroll
+      for (int n = 0; n < kSide; n += 16) {
+        uint32_t b[4];
+        right_side<E, kAcross, Left::kPairs>(b, y, n, k, lane);
+        mma<E>(c[n / 8], a, b[0], b[1]);
+        mma<E>(c[n / 8 + 1], a, b[2], b[3]);
+      }
+      if constexpr (kVector) {
+        const int at = 16 * k + 2 * t;
+        mma<E>(sums, a, pack_pair<E>(part_of<E>(vector(at), g), part_of<E>(vector(at + 1), g)),
+               pack_pair<E>(part_of<E>(vector(at + 8), g), part_of<E>(vector(at + 9), g)));
+      }
+    }
+  } else {
+    float high[kSide / 8][4] = {}, low[kSide / 8][4] = {};
+#pragma unroll 1
+    for (int k = 0; k < kSide / 8; ++k) {
+      uint32_t a[4], big[4], small[4];
+      x.get(a, k, lane);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) split_tf32(__uint_as_float(a[i]), big[i], small[i]);
+#pragma unroll
+      for (int n = 0; n < kSide; n += 16) {
+        uint32_t b[4], b_big[4], b_small[4];
+        right_side<E, kAcross, Left::kPairs>(b, y, n, k, lane);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) split_tf32(__uint_as_float(b[i]), b_big[i], b_small[i]);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          if constexpr (std::is_same_v<T, float>) {
+            mma<E>(low[n / 8 + i], small, b_big[2 * i], b_big[2 * i + 1]);
+            mma<E>(low[n / 8 + i], big, b_small[2 * i], b_small[2 * i + 1]);
+          }
+          mma<E>(high[n / 8 + i], big, b_big[2 * i], b_big[2 * i + 1]);
+        }
+      }
+      if constexpr (kVector) {
+        const int at = 8 * k + (Left::kPairs ? 2 * t : t);
+        const uint32_t b0 = __float_as_uint(part_of<E>(vector(at), g)), b1 = __float_as_uint(part_of<E>(vector(at + (Left::kPairs ? 1 : 4)), g));
+        if constexpr (std::is_same_v<T, float>) mma<E>(sums, small, b0, b1);
+        mma<E>(sums, big, b0, b1);
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kSide / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) c[n][i] += high[n][i] + low[n][i];
+    }
+  }
+}
+template <class T, bool kAcross, class Left>
+__device__ __forceinline__ void add_product(float (&c)[kSide / 8][4], const Left& x, uint32_t y) {
+  float none[4];
+  add_product<T, kAcross>(c, x, y, none, NoVector{});
+}
+// Of the warp's row g + 8 h, in each of its four lanes.
+__device__ __forceinline__ float quad_sum(float x) {
+  x += __shfl_xor_sync(kFullWarp, x, 1);
+  return x + __shfl_xor_sync(kFullWarp, x, 2);
+}
+__device__ __forceinline__ float vector_sum(const float (&sums)[4], int h) { return quad_sum(sums[2 * h] + sums[2 * h + 1]); }
+
+// A warp's 16 rows of a product into a tile of D.
+template <class D>
+__device__ __forceinline__ void put_rows(const float (&c)[kSide / 8][4], char* tile, int row) {
+  constexpr int kChunks = kRowChunks<D>;
+  const int lane = this_thread() % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int n = 0; n < kSide / 8; ++n) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float x = c[n][2 * h], y = c[n][2 * h + 1];
+      if constexpr (sizeof(D) == 2) {
+        *reinterpret_cast<uint32_t*>(tile + chunk_at<kChunks>(row + g + 8 * h, n) + 4 * t) = pack_pair<D>(x, y);
+      } else {
+        *reinterpret_cast<float2*>(tile + chunk_at<kChunks>(row + g + 8 * h, 2 * n + t / 2) + t % 2 * 8) = make_float2(x, y);
+      }
+    }
+  }
+  __syncwarp();
+}
+
+// A warp's 16 rows of sums, of a block's tile from `first` on, to rows of D in memory: through the warp's own rows of a tile that
+// nobody else reads, so that memory sees whole chunks.
+template <class D>
+__device__ __forceinline__ void store_rows(const float (&c)[kSide / 8][4], char* tile, int row, D* to, int64_t stride, int first, int end,
+                                           int columns, bool packs) {
+  constexpr int kChunks = kRowChunks<D>, kItems = Pack<D>::n;
+  const int lane = this_thread() % 32;
+  __syncwarp();
+  put_rows<D>(c, tile, row);
+#pragma unroll
+  for (int i = 0; i < 16 * kChunks / 32; ++i) {
+    const int at = lane + 32 * i, l = row + at / kChunks, chunk = at % kChunks;
+    if (first + l < 0 || first + l >= end || chunk * kItems >= columns) continue;
+    const char* from = tile + chunk_at<kChunks>(l, chunk);
+    D* out = to + (first + l) * stride + chunk * kItems;
+    if (packs) {
+      *reinterpret_cast<uint4*>(out) = *reinterpret_cast<const uint4*>(from);
+    } else {
+#pragma unroll 1
+      for (int k = 0; k < kItems && chunk * kItems + k < columns; ++k) out[k] = reinterpret_cast<const D*>(from)[k];
+    }
+  }
+}
+
+// --- kernels ----------------------------------------------------------------------------------------------------------------
+
+constexpr int kStateTiles = 5, kRowTiles = 6;
+
+// The state before each chunk, or, without a causal rule, that of all tokens. kQueries: of phi(q) / norm and grad_out, from the last
+// chunk on. Totals: of phi(k), or of phi(q) / norm times delta.
+template <class T, bool kQueries>
+__global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_states(Features<T> p) {
+#if __CUDA_ARCH__ >= 800
+  using E = Element<T>;
+  extern __shared__ __align__(128) char shared[];
+  __shared__ float deltas[kQueries ? 2 : 1][kSide], factors[kQueries ? kSide : 1], shifts[kSide];
+  char* const staging = shared + 4 * kTileBytes<T>;
+  const int feature_tiles = (p.features + kSide - 1) / kSide, width_tiles = max((p.width + kSide - 1) / kSide, 1);
+  const int head = static_cast<int>(blockIdx.x) / (feature_tiles * width_tiles), tile = static_cast<int>(blockIdx.x) % (feature_tiles * width_tiles);
+  const int feature = tile / width_tiles * kSide, column = tile % width_tiles * kSide, b = head / p.kv_heads, g = head % p.kv_heads;
+  const int lane = threadIdx.x % 32, row = static_cast<int>(threadIdx.x) / 32 * 16, pitch = state_pitch(p.width);
+  const int tokens = kQueries ? p.queries : p.keys, group = kQueries ? p.group : 1;
+  const int steps = p.causal ? p.chunks - 1 : (tokens + kSide - 1) / kSide;
+  float sums[kSide / 8][4] = {}, totals[4] = {};
+  const auto store = [&](int chunk) {
+    const int64_t at = int64_t{head} * (p.causal ? p.chunks : 1) + chunk;
+    store_rows<E>(sums, staging, row, state_of(p, at) + column, pitch, feature, p.features, p.width - column, true);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float total = vector_sum(totals, h);
+      const int own = feature + row + lane / 4 + 8 * h;
+      if (column == 0 && lane % 4 == 0 && own < p.features) p.totals[at * p.features + own] = total;
+    }
+  };
+
+  // Item i: a chunk of tokens of one head. Two are in shared memory, features and then values or gradients.
+  FeatureLoader<T> loader{shifts, 0};
+  const auto head_of = [&](int i) { return kQueries ? g * p.group + i % group : g; };
+  const auto chunk_of = [&](int i) { return kQueries && p.causal ? steps - i / group : i / group; };
+  const auto tile_of = [&](int i) { return shared + i % 2 * 2 * kTileBytes<T>; };
+  const auto begin = [&](int i) {
+    const int h = head_of(i), first = chunk_of(i) * kSide - (kQueries && p.causal ? p.offset : 0);
+    const FeatureRows<T> rows(p, kQueries, b, h);
+    loader.begin(rows, first);
+    load<E>(tile_of(i), rows.rows, first, feature);
+    load<E>(tile_of(i) + kTileBytes<T>, kQueries ? grads_of(p, b, h) : values_of(p, b, h), first, column);
+    commit_copies();
+    if constexpr (kQueries) {
+      const int64_t at = p.first_factor(b, h);
+      const auto number = [&](const float* of, int token) { return token >= 0 && token < tokens ? of[at + token] : 0.f; };
+      loader.for_rows([&](int l) { factors[l] = number(p.factors, first + l); });
+      if (threadIdx.x < kSide) deltas[i % 2][threadIdx.x] = number(p.deltas, first + static_cast<int>(threadIdx.x));
+    }
+  };
+
+  const int items = steps * group;
+  if (items > 0) begin(0);
+  for (int i = 0; i < items; ++i) {
+    char* const xs = tile_of(i);
+    wait_copies<0>();
+    loader.map(p, xs, tokens, feature, [&](int l) { return kQueries ? factors[l] : 1.f; });
+    __syncthreads();
+    if (i + 1 < items) begin(i + 1);
+    add_product<T, true>(sums, AcrossRows<E>{shared_address(xs), row}, shared_address(xs + kTileBytes<T>), totals,
+                         [&](int k) { return kQueries ? deltas[i % 2][k] : 1.f; });
+    if (p.causal && (i + 1) % group == 0) store(kQueries ? chunk_of(i) - 1 : chunk_of(i) + 1);
+  }
+  if (!p.causal) store(0);
+#endif
+}
+
+enum class Result { kOut, kGradQ, kGradK, kGradV };
+
+template <class T, Result kOf>
+__global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_rows(Features<T> p, int first_chunk) {
+#if __CUDA_ARCH__ >= 800
+  using E = Element<T>;
+  constexpr bool kKeys = kOf == Result::kGradK || kOf == Result::kGradV;    // own rows are keys, else queries
+  constexpr bool kFeatures = kOf == Result::kOut || kOf == Result::kGradV;  // W sums over features, else over columns of v
+  extern __shared__ __align__(128) char shared[];
+  __shared__ float factors[kKeys ? 2 : 1][kSide], deltas[kKeys ? 2 : 1][kSide];  // of a chunk's queries
+  __shared__ float x_shifts[kFeatures ? kSide : 1], y_shifts[kSide];
+  __shared__ float zs[2][kSide];  // z (r) of a step's features, or of those of the result
+  const int columns = kFeatures ? p.width : p.features, summed = kFeatures ? p.features : p.width;
+  const int tiles = max((columns + kSide - 1) / kSide, 1), heads = kKeys ? p.kv_heads : p.heads;
+  const int column = static_cast<int>(blockIdx.x) % tiles * kSide, at = static_cast<int>(blockIdx.x) / tiles;
+  const int b = at % (p.batch * heads) / heads, head = at % heads, chunk = first_chunk + at / (p.batch * heads);
+  const int g = kKeys ? head : head / p.group;
+  const int query_at = chunk * kSide - (p.causal ? p.offset : 0), key_at = chunk * kSide;
+  const int own_at = kKeys ? key_at : query_at, other_at = kKeys ? query_at : key_at, tokens = kKeys ? p.keys : p.queries;
+  const int other_tokens = kKeys ? p.queries : p.keys;
+  const bool with_state = !p.causal || (kKeys ? chunk < p.chunks - 1 : chunk > 0);
+  const int64_t state_at = int64_t{b * p.kv_heads + g} * (p.causal ? p.chunks : 1) + (p.causal ? max(chunk, 0) : 0);
+  const int lane = threadIdx.x % 32, t = lane % 4, row = static_cast<int>(threadIdx.x) / 32 * 16, own_row = row + lane / 4;
+  const auto z_of = [&](int feature) {
+    feature += static_cast<int>(threadIdx.x);
+    return feature < p.features ? p.totals[state_at * p.features + feature] : 0.f;
+  };
+  const auto begin_factors = [&](int buffer, int h) {
+    if (threadIdx.x >= kSide) return;
+    const int query = query_at + static_cast<int>(threadIdx.x);
+    const bool inside = query >= 0 && query < p.queries;
+    factors[buffer][threadIdx.x] = inside ? p.factors[p.first_factor(b, h) + query] : 0.f;
+    if (!kFeatures) deltas[buffer][threadIdx.x] = inside ? p.deltas[p.first_factor(b, h) + query] : 0.f;
+  };
+  float sums[kSide / 8][4] = {}, weights[kSide / 8][4] = {}, totals[4] = {}, total[2] = {};
+
+  // Item i: of one head, step s of W's sum (the own tile, the other, and the state's), and, after the last, what W is multiplied
+  // with, in the state's place. Two items are in shared memory.
+  const int steps = (summed + kSide - 1) / kSide, of_head = steps + (p.causal ? 1 : 0);
+  const int items = p.causal ? (kKeys ? p.group : 1) * of_head : of_head;
+  const auto head_of = [&](int i) { return kKeys ? g * p.group + i / of_head : head; };
+  const auto tile_of = [&](int i, int n) { return shared + (i % 2 * 3 + n) * kTileBytes<T>; };
+  const auto other_rows = [&](int h) { return kKeys ? FeatureRows<T>(p, true, b, h) : FeatureRows<T>(p, false, b, g); };
+  const FeatureRows<T> own(p, !kKeys, b, head);
+  FeatureLoader<T> x{x_shifts, 0}, y{y_shifts, 0};
+  if (kFeatures) x.begin(own, own_at);
+  const auto begin = [&](int i) {
+    const int h = head_of(i), step = i % of_head, from = step * kSide;
+    if (step == 0 && p.causal) y.begin(other_rows(h), other_at);
+    if (step == steps) {
+      if constexpr (kOf == Result::kOut) load<E>(tile_of(i, 2), values_of(p, b, g), key_at, column);
+      else if constexpr (kOf == Result::kGradV) load<E>(tile_of(i, 2), grads_of(p, b, h), query_at, column);
+      else load<E>(tile_of(i, 2), other_rows(h).rows, other_at, column);
+      if constexpr (kKeys) begin_factors(i / of_head % 2, h);
+    } else {
+      if constexpr (kFeatures) {
+        load<E>(tile_of(i, 0), own.rows, own_at, from);
+        if (p.causal) load<E>(tile_of(i, 1), other_rows(h).rows, other_at, from);
+      } else {
+        const Rows<T> values = values_of(p, b, g), grads = grads_of(p, b, h);
+        load<E>(tile_of(i, 0), kKeys ? values : grads, own_at, from);
+        if (p.causal) load<E>(tile_of(i, 1), kKeys ? grads : values, other_at, from);
+      }
+      if (with_state && i < of_head) {
+        if (kOf == Result::kOut && threadIdx.x < kSide) zs[i % 2][threadIdx.x] = z_of(from);
+        const Rows<E> state = {state_of(p, state_at), state_pitch(p.width), p.features, p.width, true};
+        load<E>(tile_of(i, 2), state, kFeatures ? from : column, kFeatures ? column : from);
+      }
+    }
+    commit_copies();
+  };
+  if constexpr (kOf == Result::kGradQ) begin_factors(0, head);
+  if (!kFeatures && threadIdx.x < kSide) zs[0][threadIdx.x] = with_state ? z_of(column) : 0.f;
+  if (items > 0) begin(0);
+#pragma unroll 1
+  for (int i = 0; i < items; ++i) {
+    const int step = i % of_head, from = step * kSide;
+    wait_copies<0>();
+    if (step == steps) {
+      if constexpr (!kFeatures) y.map(p, tile_of(i, 2), other_tokens, column);
+    } else if constexpr (kFeatures) {
+      x.map(p, tile_of(i, 0), tokens, from);
+      if (p.causal) y.map(p, tile_of(i, 1), other_tokens, from);
+    }
+    __syncthreads();
+    if (i + 1 < items) begin(i + 1);
+    if (step == 0) {
+#pragma unroll
+      for (int n = 0; n < kSide / 8; ++n) weights[n][0] = weights[n][1] = weights[n][2] = weights[n][3] = 0;
+    }
+    const uint32_t last_tile = shared_address(tile_of(i, 2));
+    if (step < steps) {
+      const AlongRows<E> left = {shared_address(tile_of(i, 0)), row};
+      if (p.causal) add_product<T, false>(weights, left, shared_address(tile_of(i, 1)));
+      if (with_state && i < of_head) {
+        if constexpr (kOf == Result::kOut) {
+          add_product<T, true>(sums, left, last_tile, totals, [&](int k) { return zs[i % 2][k]; });
+        } else {
+          add_product<T, kFeatures>(sums, left, last_tile);
+        }
+      }
+      continue;
+    }
+    const int buffer = kKeys ? i / of_head % 2 : 0;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int l = own_row + 8 * h;
+#pragma unroll
+      for (int n = 0; n < kSide / 8; ++n) {
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          const int other = 8 * n + 2 * t + k;
+          float& w = weights[n][2 * h + k];
+          if constexpr (!kFeatures) w += deltas[buffer][kKeys ? other : l];
+          if constexpr (kKeys) w *= factors[buffer][other];
+          if (kKeys ? other < l : other > l) w = 0;
+          if constexpr (kOf == Result::kOut) {
+            // As they will be multiplied: what rounding does cancels in the quotient.
+            if constexpr (sizeof(E) == 2) w = rounded<E>(w);
+            total[h] += w;
+          }
+        }
+      }
+    }
+    char* const own_tile = tile_of(i, 0);  // this item's is not in use
+    put_rows<E>(weights, own_tile, row);
+    add_product<T, true>(sums, AlongRows<E>{shared_address(own_tile), row}, last_tile);
+  }
+  __syncthreads();
+  if constexpr (kOf == Result::kOut) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float norm = quad_sum(total[h]) + vector_sum(totals, h), factor = norm != 0 ? 1 / norm : 0.f;
+      const int token = own_at + own_row + 8 * h;
+      if (column == 0 && t == 0 && own.rows.has(token)) p.norm_out[(int64_t{b} * p.queries + token) * p.heads + head] = norm;
+#pragma unroll
+      for (int n = 0; n < kSide / 8; ++n) {
+        sums[n][2 * h] *= factor;
+        sums[n][2 * h + 1] *= factor;
+      }
+    }
+  } else if constexpr (!kFeatures) {
+    // What of the state's product is not in the product itself, and the factor of a query's row.
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int l = own_row + 8 * h;
+      const float delta = kKeys ? 1.f : deltas[0][l], factor = kKeys ? 1.f : factors[0][l];
+#pragma unroll
+      for (int n = 0; n < kSide / 8; ++n) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          float& sum = sums[n][2 * h + i];
+          sum = factor * (sum + delta * zs[0][8 * n + 2 * t + i]);
+        }
+      }
+    }
+    if (p.map != kNone) {
+      char* const xs = tile_of(0, 0);
+      load<T>(xs, own.rows, own_at, column);
+      commit_copies();
+      wait_copies<0>();
+      __syncthreads();
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float shift = own.shift_of(own_at + own_row + 8 * h);
+#pragma unroll
+        for (int n = 0; n < kSide / 8; ++n) {
+          constexpr int kItems = Pack<T>::n;
+          const int k = 8 * n + 2 * t;
+          const auto pair = *reinterpret_cast<const Piece<T, 2>*>(xs + chunk_at<kRowChunks<T>>(own_row + 8 * h, k / kItems) + k % kItems * sizeof(T));
+#pragma unroll
+          for (int i = 0; i < 2; ++i) sums[n][2 * h + i] *= p.derivative(widen(pair.at[i]) - shift);
+        }
+      }
+    }
+  }
+  T* const result = kOf == Result::kOut ? p.result : kOf == Result::kGradQ ? p.grad_q : kOf == Result::kGradK ? p.grad_k : p.grad_v;
+  store_rows<T>(sums, tile_of(0, 1), row, result + (int64_t{b} * tokens * heads + head) * columns + column, int64_t{heads} * columns, own_at,
+                        tokens, columns - column, kFeatures ? p.width_packs : p.feature_packs);
+#endif
+}
+
+template <class T, class... Parameters, class... Arguments>
+int32_t launch(const KernelArgs* args, void (*kernel)(Parameters...), int64_t blocks, int tiles, const Arguments&... arguments) {
+  if (blocks == 0) return kOk;
+  const int bytes = tiles * kTileBytes<T>;
+  if (const cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return report(args, code);
+  kernel<<<static_cast<unsigned>(blocks), kThreads, bytes, stream_of(args).stream>>>(arguments...);
+  return launched(args);
+}
+template <bool kQueries, class T>
+int32_t launch_states(const KernelArgs* args, const Features<T>& p) {
+  const int64_t tiles = up(p.features, kSide) * (p.width ? up(p.width, kSide) : 1);
+  return launch<T>(args, feature_mma_states<T, kQueries>, int64_t{p.batch} * p.kv_heads * tiles, kStateTiles, p);
+}
+
+}  // namespace
+
+template <class T>
+int32_t features_on_tensor_cores(const KernelArgs* args, const Features<T>& p) {
+  if (const int32_t code = launch_states<false>(args, p)) return code;
+  int64_t chunks = 0;
+  const int first = first_chunk(p, &chunks);
+  return launch<T>(args, feature_mma_rows<T, Result::kOut>, chunks * p.batch * p.heads * (p.width ? up(p.width, kSide) : 1), kRowTiles, p, first);
+}
+
+// The states of keys give dq, then those of queries take their place.
+template <class T>
+int32_t features_backward_on_tensor_cores(const KernelArgs* args, const Features<T>& p) {
+  int64_t chunks = 0;
+  const int first = first_chunk(p, &chunks);
+  const int64_t keys = up(p.keys, kSide) * p.batch * p.kv_heads;
+  if (const int32_t code = launch_states<false>(args, p)) return code;
+  if (const int32_t code = launch<T>(args, feature_mma_rows<T, Result::kGradQ>, chunks * p.batch * p.heads * up(p.features, kSide), kRowTiles, p, first)) return code;
+  if (const int32_t code = launch_states<true>(args, p)) return code;
+  if (const int32_t code = launch<T>(args, feature_mma_rows<T, Result::kGradK>, keys * up(p.features, kSide), kRowTiles, p, 0)) return code;
+  return launch<T>(args, feature_mma_rows<T, Result::kGradV>, keys * up(p.width, kSide), kRowTiles, p, 0);
+}
+
+#define LF_INSTANTIATE(T)                                                             \
+  template int32_t features_on_tensor_cores(const KernelArgs*, const Features<T>&);   \
+  template int32_t features_backward_on_tensor_cores(const KernelArgs*, const Features<T>&);
+LF_INSTANTIATE(float)
+LF_INSTANTIATE(__half)
+LF_INSTANTIATE(__nv_bfloat16)
+#undef LF_INSTANTIATE
+
+}  // namespace lf::cuda
