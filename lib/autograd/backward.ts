@@ -2,6 +2,7 @@
 // leaves in their `grad`. What a record saved and every inner gradient is released as soon as it was used.
 import { LeanformerError } from '../native/errors'
 import type { DType } from '../native/dtype'
+import { currentBranch, enterBranch } from '../tensor/branches'
 import { keep, scope } from '../tensor/scope'
 import { run1, type Tensor } from '../tensor/tensor'
 import { currentTape, gradDTypeOf, noGrad, recall, releaseSaved, type GradientContext, type Tape, type TapeRecord } from './tape'
@@ -97,24 +98,34 @@ class Context implements GradientContext {
 export function backwardTape(tape: Tape, grads: Map<number, Tensor>, options: WalkOptions = {}): void {
   noGrad(() => {
     const completion = options.complete && new Completion(tape.records, options.complete)
-    for (let r = tape.records.length - 1; r >= 0; --r) {
-      const record = tape.records[r]
-      tape.records.length = r
-      record.reached?.()
-      const outputGrads = record.outputs.map((id) => grads.get(id) ?? null)
-      if (outputGrads.some((grad) => grad !== null)) {
-        recall(record)
-        if (options.observe) scope(() => options.observe!(record, outputGrads))
-        step(record, outputGrads, grads, options.leaves ?? true)
+    const outer = currentBranch()
+    try {
+      for (let r = tape.records.length - 1; r >= 0; --r) {
+        const record = tape.records[r]
+        tape.records.length = r
+        enterBranch(record.branch)
+        pass(record, grads, options)
+        completion?.passed(record)
       }
-      releaseSaved(record)
-      for (const id of record.outputs) {
-        grads.get(id)?.dispose()
-        grads.delete(id)
-      }
-      completion?.passed(record)
+    } finally {
+      enterBranch(outer)
     }
   })
+}
+
+function pass(record: TapeRecord, grads: Map<number, Tensor>, { observe, leaves = true }: WalkOptions): void {
+  record.reached?.()
+  const outputGrads = record.outputs.map((id) => grads.get(id) ?? null)
+  if (outputGrads.some((grad) => grad !== null)) {
+    recall(record)
+    if (observe) scope(() => observe(record, outputGrads))
+    step(record, outputGrads, grads, leaves)
+  }
+  releaseSaved(record)
+  for (const id of record.outputs) {
+    grads.get(id)?.dispose()
+    grads.delete(id)
+  }
 }
 
 function step(record: TapeRecord, outputGrads: (Tensor | null)[], grads: Map<number, Tensor>, leaves: boolean): void {

@@ -3,6 +3,7 @@
 import { LeanformerError } from '../native/errors'
 import { keep, onOutermostClose, scope } from '../tensor/scope'
 import { isFloating, type DType } from '../native/dtype'
+import { currentBranch, type Branch } from '../tensor/branches'
 import type { Recipe, Tensor } from '../tensor/tensor'
 
 /** What a gradient function may ask about its inputs. */
@@ -49,6 +50,8 @@ export interface TapeRecord {
   /** By position in `saved`, what recall() makes again instead of being held. */
   recipes?: Map<number, Recipe & { versions: number[] }>
   gradient: GradientFunction
+  /** The branch that the operator ran on; its gradient runs on the same. */
+  branch: Branch | null
   /** Leaves that the gradient reaches without their being inputs: those of a part of the model that is run again. */
   leaves?: ReadonlySet<Tensor>
   /** Called when the backward pass comes to this record. */
@@ -233,6 +236,7 @@ export function recordAlways(
     saved: held,
     versions: versionsOf(held),
     gradient,
+    branch: currentBranch(),
     ...(attrs ? { attrs } : {}),
     ...(recipes.size ? { recipes } : {}),
     ...(leaves ? { leaves } : {}),

@@ -41,6 +41,7 @@ interface Addon {
   setLimit(device: number, bytes: number): void
   checkNonfinite(device: number, on: boolean): void
   checkGuards(device: number, on: boolean): void
+  enterBranch(device: number, branch: number): void
   beginStep(device: number): void
   endStep(device: number): void
   timeOperators(device: number, on: boolean): void

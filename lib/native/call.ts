@@ -215,6 +215,7 @@ const statNames = [
   'busySeconds',
   'kernels',
   'graphReplays',
+  'branches',
   'copies',
   'copiedBytes',
   'kernelsBesideCopies',

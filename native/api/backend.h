@@ -8,8 +8,9 @@
 
 namespace lf {
 
-constexpr uint32_t kAbiVersion = 3;
+constexpr uint32_t kAbiVersion = 4;
 constexpr int64_t kMarkBytes = 4096;
+constexpr int32_t kMostBranches = 8;
 
 // What a device says of itself, for `leanformer info` and the step metrics. Numbers that it cannot tell are negative.
 struct DeviceFacts {
@@ -85,6 +86,10 @@ struct Backend {
   int32_t (*note_time)(void* stream);
   double (*seconds)(void* stream, int32_t from, int32_t to);
   void (*forget_times)(void* stream);
+  // nullptr where the device works in step with the host. Kernels and copies from now on go to `branch` (1 to kMostBranches: a
+  // queue that runs beside the others; 0: the device's own), and come after what the branches of the set `after` were given so
+  // far (bit b: branch b).
+  int32_t (*enter_branch)(void* stream, int32_t branch, uint32_t after, char* error);
   const GraphServices* graphs;  // nullptr: none
   const CopyServices* copies;   // nullptr where the device works in step with the host
   // nullptr: this backend has no kernel for the operator.

@@ -17,9 +17,14 @@ bool same_view(const TensorView& a, const TensorView& b) {
 int64_t part_bytes(const Launch& launch) {
   return static_cast<int64_t>(launch.op ? launch.attrs.size() * sizeof(double) : launch.bytes.size());
 }
+// What is of no branch goes where the last meeting of branches left the device.
+int32_t enter(const Backend* backend, void* stream, const Launch& launch, char* error) {
+  return launch.branch || launch.after ? backend->enter_branch(stream, launch.branch, launch.after, error) : kOk;
+}
 }  // namespace
 
 int32_t run_launch(const Backend* backend, void* stream, const Launch& launch, char* error) {
+  if (const int32_t code = enter(backend, stream, launch, error)) return code;
   if (!launch.op) {
     return backend->copy_in(stream, launch.destination, launch.bytes.data(), static_cast<int64_t>(launch.bytes.size()), error);
   }
@@ -49,7 +54,7 @@ int32_t run_launch(const Backend* backend, void* stream, const Launch& launch, c
 }
 
 bool StepGraph::same(const Launch& a, const Launch& b) const {
-  if (a.op != b.op) return false;
+  if (a.op != b.op || a.branch != b.branch || a.after != b.after) return false;
   if (!a.op) return a.destination == b.destination && a.bytes.size() == b.bytes.size();
   if (a.workspace != b.workspace || a.num_inputs != b.num_inputs || a.attr_begin != b.attr_begin) return false;
   if (!std::equal(a.views.begin(), a.views.end(), b.views.begin(), b.views.end(), same_view)) return false;
@@ -84,11 +89,12 @@ int32_t StepGraph::capture(Known& known, void* stream, char* error) {
   int32_t code = kOk;
   for (const Launch& launch : launches_) {
     if (code) break;
-    if (launch.op) {
+    if (launch.op || launch.bytes.empty()) {
       graphs.attributes_at(stream, known.graph, at);
       code = run_launch(backend_, stream, launch, error);
     } else {
-      code = graphs.copy(stream, known.graph, launch.destination, at, part_bytes(launch), error);
+      code = enter(backend_, stream, launch, error);
+      if (!code) code = graphs.copy(stream, known.graph, launch.destination, at, part_bytes(launch), error);
     }
     at += aligned(part_bytes(launch));
   }

@@ -14,7 +14,9 @@ namespace lf {
 
 // One thing that a step asks of the device.
 struct Launch {
-  const OpSchema* op = nullptr;  // nullptr: `bytes` are copied to `destination`
+  const OpSchema* op = nullptr;  // nullptr: `bytes` are copied to `destination`; none: the branches of `after` come together
+  int32_t branch = 0;            // where it goes, and what else it comes after: see Backend::enter_branch
+  uint32_t after = 0;
   KernelFn kernel = nullptr;
   std::vector<TensorView> views;  // inputs, then outputs, with their addresses
   int32_t num_inputs = 0;

@@ -31,7 +31,7 @@ std::string bytes_text(int64_t bytes) {
 }
 
 struct Stream::Work {
-  enum Kind { kOp, kRelease, kWrite, kTask, kBeginStep, kEndStep } kind = kTask;
+  enum Kind { kOp, kRelease, kWrite, kBranch, kTask, kBeginStep, kEndStep } kind = kTask;
   const OpSchema* op = nullptr;
   KernelFn kernel = nullptr;
   Cost cost;
@@ -41,6 +41,7 @@ struct Stream::Work {
   std::vector<int32_t> attr_begin;
   Storage* storage = nullptr;     // release, write
   std::vector<char> bytes;        // write
+  int32_t branch = 0;             // branch
   std::function<void()> task;     // everything else
 };
 
@@ -116,6 +117,7 @@ void Stream::loop() {
 
 void Stream::execute(Work& work) {
   if (has_late_error_.load(std::memory_order_acquire)) adopt_late_error();
+  if (work.kind == Work::kTask || work.kind == Work::kBeginStep || work.kind == Work::kEndStep) join_branches();
   switch (work.kind) {
     case Work::kTask:
       if (step_.recording()) run_listed();  // somebody looks before the step is complete
@@ -123,6 +125,10 @@ void Stream::execute(Work& work) {
     case Work::kOp: return execute_op(work);
     case Work::kRelease: return unplace(work.storage);
     case Work::kWrite: break;
+    case Work::kBranch:
+      branch_ = work.branch;
+      if (!branch_) join_branches();
+      return;
     case Work::kBeginStep:
       if (!error_.code && !check_guards_ && !check_nonfinite_ && !time_operators_) step_.begin();
       return;
@@ -136,16 +142,16 @@ void Stream::execute(Work& work) {
   if (error_.code) return;
   if (!place(work.storage)) return out_of_memory("write", work.storage->bytes);
   if (!backend_) return;
-  if (step_.recording()) {
-    Launch launch;
-    launch.destination = work.storage->data;
-    launch.bytes = std::move(work.bytes);
-    return step_.add(std::move(launch));
+  Launch launch;
+  launch.destination = work.storage->data;
+  launch.bytes = std::move(work.bytes);
+  if (branching()) {
+    assign(launch, {});
+    made_here(work.storage);
   }
+  if (step_.recording()) return step_.add(std::move(launch));
   char text[kErrorText] = "";
-  if (backend_->copy_in(stream_, work.storage->data, work.bytes.data(), static_cast<int64_t>(work.bytes.size()), text)) {
-    fail(kKernel, text);
-  }
+  if (const int32_t code = run_launch(backend_, stream_, launch, text)) fail(static_cast<Code>(code), text);
 }
 
 bool Stream::fail_now() { return placements_until_failure_ > 0 && --placements_until_failure_ == 0; }
@@ -154,6 +160,10 @@ void* Stream::allocate(int64_t bytes) {
   if (fail_now()) return nullptr;
   const bool spare = !leaving_.empty() || !arriving_.empty();
   while (spare && !arena_.fits(bytes) && (free_first_leaving() || cancel_latest_arrival())) {}
+  void* block = take_back(bytes);
+  if (!block) block = arena_.allocate(bytes);
+  if (block || deferred_.empty()) return block;
+  join_branches();
   return arena_.allocate(bytes);
 }
 
@@ -178,7 +188,7 @@ void Stream::forget_place(Storage* storage) {
     leave(storage->data, std::move(storage->copying));
     storage->copying = {};
   } else {
-    arena_.release(storage->data);
+    give_back(storage->data, storage->region == region_ && storage->branch == branch_ && !storage->shared);
   }
   storage->data = nullptr;
   placed_.back()->placed_at = storage->placed_at;
@@ -280,6 +290,10 @@ void Stream::execute_op(Work& work) {
     Storage* storage = work.inputs[i].storage;
     if (storage && storage->copying.end && (!storage->copying.reads || is_mutated(*work.op, i))) join(storage->copying);
   }
+  // Which branches read it before is not noted.
+  for (size_t i = 0; open_branches_ && i < work.inputs.size(); ++i) {
+    if (work.inputs[i].storage && is_mutated(*work.op, i)) join_branches();
+  }
   for (Operand& out : work.outputs) {
     if (!place(out.storage)) return out_of_memory(work.op->name, out.storage->bytes);
   }
@@ -311,6 +325,15 @@ void Stream::execute_op(Work& work) {
         launch.views.back().data = operand.storage ? static_cast<char*>(operand.storage->data) + operand.offset : nullptr;
       }
     }
+    launch.branch = 0;
+    launch.after = 0;
+    if (branching()) {
+      assign(launch, work.inputs);
+      for (const Operand& out : work.outputs) made_here(out.storage);
+      for (size_t i = 0; i < work.inputs.size(); ++i) {
+        if (work.inputs[i].storage && is_mutated(*work.op, i)) made_here(work.inputs[i].storage);
+      }
+    }
     launch.attrs.swap(work.attrs);
     launch.attr_begin.swap(work.attr_begin);
     launch.workspace = workspace;
@@ -318,7 +341,7 @@ void Stream::execute_op(Work& work) {
     if (step_.recording()) step_.add(launch);
     else run_kernel(work, launch, stats);
   }
-  if (workspace) arena_.release(workspace);
+  if (workspace) give_back(workspace, true);
 }
 
 void Stream::run_kernel(const Work& work, const Launch& launch, OpStats& stats) {
@@ -365,6 +388,14 @@ void Stream::add_times() {
 
 void Stream::time_operators(bool on) {
   call([this, on] { time_operators_ = on; });
+}
+
+void Stream::enter_branch(int32_t number) {
+  if (!backend_ || !backend_->enter_branch) return;
+  auto* work = new Work;
+  work->kind = Work::kBranch;
+  work->branch = number ? 1 + (number - 1) % kMostBranches : 0;
+  push(work);
 }
 
 void Stream::begin_step() {

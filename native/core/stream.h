@@ -42,6 +42,9 @@ struct Storage {
   Pager::Page* page = nullptr;
   void* ahead = nullptr;  // held memory that the page's contents are on their way to
   Copying copying;        // to `ahead`, to `data` or from it
+  int32_t branch = 0;     // that filled it, if `region` is the stream's; see Stream::enter_branch
+  int64_t region = 0;
+  bool shared = false;    // another branch uses it
 };
 
 struct Operand {
@@ -65,6 +68,7 @@ struct DeviceStats {
   int64_t live_bytes = 0, peak_bytes = 0, reserved_bytes = 0, live_blocks = 0, limit_bytes = 0;
   double flops = 0, bytes_read = 0, bytes_written = 0, busy_seconds = 0;
   int64_t kernels = 0, graph_replays = 0;
+  int64_t branches = 0;  // begun on a queue of their own
   // Copies beside the kernels, and how many kernels were launched between the beginning of one and what had to wait for
   // it; page-locked memory of the host.
   int64_t copies = 0, copied_bytes = 0, kernels_beside_copies = 0, locked_bytes = 0;
@@ -99,6 +103,10 @@ class Stream {
   using Done = std::function<void(const StreamError&, const DeviceStats&)>;
   void read(const Operand& source, void* host, Done done);
   void fence(Done done);
+  // Kernels from now on belong to branch `number` (1, 2, ...), which begins after everything before the first branch and runs
+  // beside the other branches; where it uses what another made, it waits for that. 0: no branch; what follows comes after all
+  // of them. A device that works in step with the host carries everything out in the program's order. See stream_branches.cpp.
+  void enter_branch(int32_t number);
   // Between the two, launches are listed and carried out together at the end, as a graph when the step is a known one.
   void begin_step();
   void end_step();
@@ -154,6 +162,13 @@ class Stream {
   void arrive_ahead(Storage* storage);
   bool prepare_read(const Operand& source);  // brings it here; false: it is not computed, or the stream has failed
   static void transfer_to_peer(Stream& from, const Operand& source, Stream& to, Storage* target);
+  // Branches (stream_branches.cpp). assign: the branch of the next launch, and what it comes after.
+  bool branching() const;
+  void assign(Launch& launch, const std::vector<Operand>& inputs);
+  void made_here(Storage* storage);  // by the launch that was assigned last
+  void join_branches();
+  void give_back(void* block, bool own);  // once no other branch can be using it; own: none does
+  void* take_back(int64_t bytes);         // what this branch gave back before, of that size
   void run_kernel(const Work& work, const Launch& launch, OpStats& stats);
   void run_listed();
   void add_times();
@@ -185,6 +200,15 @@ class Stream {
   std::deque<Leaving> leaving_;
   int64_t leaving_bytes_ = 0;
   std::vector<Storage*> arriving_;  // with memory ahead
+  int32_t branch_ = 0;          // the program's
+  uint32_t open_branches_ = 0;  // by bit: with launches since the branches last came together
+  int64_t region_ = 1;          // counts how often they did
+  struct Deferred {
+    void* block;
+    int64_t bytes;
+    int32_t branch;  // that alone used it; 0: several
+  };
+  std::vector<Deferred> deferred_;  // held until they do again
   StreamError error_;
   DeviceStats totals_;
   std::vector<OpStats> op_stats_;

@@ -125,6 +125,7 @@ Copying Stream::begin(void* ticket, int64_t bytes, bool reads) {
 
 void Stream::join(Copying& copying) {
   if (!copying.end) return;
+  join_branches();  // whichever uses it next comes after the copy
   char text[kErrorText] = "";
   if (const int32_t code = copies_->join(stream_, copying.end.get(), text)) fail(static_cast<Code>(code), text);
   totals_.kernels_beside_copies += totals_.kernels - copying.kernels;

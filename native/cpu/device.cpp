@@ -92,6 +92,7 @@ const Backend* backend() {
                                    .note_time = nullptr,
                                    .seconds = nullptr,
                                    .forget_times = nullptr,
+                                   .enter_branch = nullptr,
                                    .graphs = nullptr,
                                    .copies = nullptr,
                                    .find_kernel = find_kernel,

@@ -63,6 +63,7 @@ void attributes_in_graph(void* stream, void* graph, int64_t offset) {
 int32_t end_graph(void* stream, void* graph, char* error) {
   Stream& at = *static_cast<Stream*>(stream);
   at.attributes = nullptr;
+  at.stream = at.queues[0];  // where a launch that failed left it
   LF_TRY(cudaStreamEndCapture(at.stream, &self(graph).recorded));
   LF_TRY(cudaGraphInstantiate(&self(graph).ready, self(graph).recorded, 0));
   return kOk;

@@ -51,6 +51,7 @@ int32_t create_stream(int device_index, void** out, char* error) {
   made->capability = 10 * major + minor;
   made->shared_bytes_per_block = shared;
   LF_TRY("stream", cudaStreamCreateWithFlags(&made->stream, cudaStreamNonBlocking));
+  made->queues[0] = made->stream;
   LF_TRY("stream", cudaMalloc(&made->faults, sizeof(FaultRecord)));
   LF_TRY("stream", cudaMemsetAsync(made->faults, 0, sizeof(FaultRecord), made->stream));
   LF_TRY("stream", cudaMallocHost(&made->faults_host, sizeof(FaultRecord)));
@@ -123,9 +124,29 @@ int32_t fill_zero(void* stream, void* device, int64_t bytes, char* error) {
   return kOk;
 }
 
+// Within a graph that is being recorded the same calls make its edges. A step is carried out before it is recorded, so queues
+// and events are there by then.
+int32_t enter_branch(void* stream, int32_t branch, uint32_t after, char* error) {
+  Stream& at = self(stream);
+  cudaStream_t& queue = at.queues[branch];
+  if (!queue) LF_TRY("branch", cudaStreamCreateWithFlags(&queue, cudaStreamNonBlocking));
+  for (int32_t i = 0; i <= kMostBranches; ++i) {
+    if (i == branch || !(after >> i & 1)) continue;
+    if (!at.reached[i]) LF_TRY("branch", cudaEventCreateWithFlags(&at.reached[i], cudaEventDisableTiming));
+    LF_TRY("branch", cudaEventRecord(at.reached[i], at.queues[i]));
+    LF_TRY("branch", cudaStreamWaitEvent(queue, at.reached[i], 0));
+  }
+  at.stream = queue;
+  return kOk;
+}
+
 int32_t recover(void* from, char* error) {
   Stream& at = self(from);
   cudaGetLastError();
+  at.stream = at.queues[0];
+  for (cudaStream_t queue : at.queues) {
+    if (queue) LF_TRY("the device cannot be used any more", cudaStreamSynchronize(queue));
+  }
   LF_TRY("the device cannot be used any more", cudaMemsetAsync(at.faults, 0, sizeof(FaultRecord), at.stream));
   for (cudaStream_t stream : {at.copies->inputs, at.copies->pages, at.stream}) {
     LF_TRY("the device cannot be used any more", cudaStreamSynchronize(stream));
@@ -352,6 +373,7 @@ const Backend* open(uint32_t abi_version, const char* build_stamp, char* error) 
     made.note_time = note_time;
     made.seconds = seconds;
     made.forget_times = forget_times;
+    made.enter_branch = enter_branch;
     made.graphs = &kGraphs;
     made.copies = &kCopies;
     made.find_kernel = find_kernel;

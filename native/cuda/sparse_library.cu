@@ -13,8 +13,9 @@ constexpr size_t kMostPlans = 256;
 
 enum Kind { kSampled, kSparse };
 
-// What a plan depends on: kind, layout, rows, columns, entries, width, bytes of a number, and where the lists are.
-using Key = std::tuple<int, int64_t, int64_t, int64_t, int64_t, int64_t, int, const void*, const void*>;
+// What a plan depends on: kind, layout, rows, columns, entries, width, bytes of a number, where the lists are, and the queue,
+// because products of two branches cannot share a buffer.
+using Key = std::tuple<int, int64_t, int64_t, int64_t, int64_t, int64_t, int, const void*, const void*, cudaStream_t>;
 
 struct Plan {
   cusparseSpMatDescr_t sparse = nullptr;
@@ -114,16 +115,15 @@ int32_t find_plan(const KernelArgs* args, Kind kind, const SparsePattern& p, int
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   if (const cudaError_t code = cudaStreamIsCapturing(stream.stream, &capture)) return report(args, code);
   const bool recording = capture != cudaStreamCaptureStatusNone;
-  const Key key{kind, p.layout, p.rows, p.columns, p.entries, width, static_cast<int>(sizeof(A)), p.row_starts, p.column_of};
+  const Key key{kind, p.layout, p.rows, p.columns, p.entries, width, static_cast<int>(sizeof(A)), p.row_starts, p.column_of,
+                stream.stream};
+  if (!library->handle) LF_SPARSE("start", cusparseCreate(&library->handle));
+  LF_SPARSE("stream", cusparseSetStream(library->handle, stream.stream));
   auto found = library->plans.find(key);
   if (found == library->plans.end()) {
     if (recording) {
       std::snprintf(args->error, kErrorText, "a pattern is not analysed while a graph is recorded");
       return kKernel;
-    }
-    if (!library->handle) {
-      LF_SPARSE("start", cusparseCreate(&library->handle));
-      LF_SPARSE("stream", cusparseSetStream(library->handle, stream.stream));
     }
     if (library->plans.size() >= kMostPlans) drop_oldest(*library);
     Plan plan;

@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "api/kernel.h"
+#include "api/backend.h"
 
 namespace lf::cuda {
 
@@ -21,7 +21,10 @@ constexpr int kMostSites = 256;
 struct Copies;
 
 struct Stream {
+  // Where kernels go: to the device's own queue, queues[0], or to that of the branch that was entered.
   cudaStream_t stream = nullptr;
+  cudaStream_t queues[kMostBranches + 1] = {};  // made when a branch is first entered
+  cudaEvent_t reached[kMostBranches + 1] = {};  // what a queue was given, for the others to wait for
   int device = 0;
   int multiprocessors = 0;
   int capability = 0;  // 10 * major + minor: 90 for an H100

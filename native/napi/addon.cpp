@@ -86,6 +86,7 @@ void put_stats(const DeviceStats& stats, double* out) {
                            stats.busy_seconds,
                            static_cast<double>(stats.kernels),
                            static_cast<double>(stats.graph_replays),
+                           static_cast<double>(stats.branches),
                            static_cast<double>(stats.copies),
                            static_cast<double>(stats.copied_bytes),
                            static_cast<double>(stats.kernels_beside_copies),
@@ -118,6 +119,7 @@ void check_nonfinite(const Napi::CallbackInfo& info) {
 }
 void check_guards(const Napi::CallbackInfo& info) { stream_of(info).check_guards(info[1].As<Napi::Boolean>().Value()); }
 void begin_step(const Napi::CallbackInfo& info) { stream_of(info).begin_step(); }
+void enter_branch(const Napi::CallbackInfo& info) { stream_of(info).enter_branch(info[1].As<Napi::Number>().Int32Value()); }
 void end_step(const Napi::CallbackInfo& info) { stream_of(info).end_step(); }
 void time_operators(const Napi::CallbackInfo& info) { stream_of(info).time_operators(info[1].As<Napi::Boolean>().Value()); }
 void fail_placement(const Napi::CallbackInfo& info) {
@@ -267,6 +269,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   add("setLimit", set_limit);
   add("checkNonfinite", check_nonfinite);
   add("checkGuards", check_guards);
+  add("enterBranch", enter_branch);
   add("beginStep", begin_step);
   add("endStep", end_step);
   add("timeOperators", time_operators);
