@@ -38,6 +38,34 @@ export function randomDirections(features: number, width: number, random: Random
   return out
 }
 
+/** Directions as a tensor in the format of `like`. */
+export function directionsLike(like: Tensor, values: Float64Array, features: number): Tensor {
+  return tensor(values, [features, values.length / features], { device: like.device, dtype: like.dtype })
+}
+
+/** Directions that are a function of a seed, the layer and the number of the draw. */
+export class DrawnDirections {
+  draw = 0
+  private readonly drawn = new Map<string, Float64Array>()
+
+  constructor(private readonly seed: number) {}
+
+  /** Attention of a layer by `features` directions, those of the present draw at each call. */
+  kernel(layer: number, features: number, eps = 0): AttentionKernel {
+    return favorKernel((like) => directionsLike(like, this.values(layer, features, like.shape[3]), features), eps)
+  }
+
+  private values(layer: number, features: number, width: number): Float64Array {
+    const key = `${layer}/${features}/${width}/${this.draw}`
+    let values = this.drawn.get(key)
+    if (!values) {
+      if (this.drawn.size > 256) this.drawn.clear()
+      this.drawn.set(key, (values = randomDirections(features, width, { seed: this.seed, offset: this.draw * 65_536 + layer })))
+    }
+    return values
+  }
+}
+
 /**
  * Positive features [batch, heads, tokens, m] of x [batch, heads, tokens, width] for directions [m, width]. `scale` is that of
  * the scores; `eps` is added to every feature.
@@ -78,9 +106,4 @@ export function favorKernel(directions: (like: Tensor) => Tensor, eps = 0): Atte
       keyShift: shift(k, keys, true),
     })
   }
-}
-
-/** Directions as a tensor in the format of `like`. */
-export function directionsLike(like: Tensor, values: Float64Array, features: number): Tensor {
-  return tensor(values, [features, values.length / features], { device: like.device, dtype: like.dtype })
 }

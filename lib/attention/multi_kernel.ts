@@ -3,15 +3,13 @@
 // allows, so nothing is merged and each has its kernel's own gradient. What a unit costs and what it does to the loss is
 // measured on a trained model; adding up the changes of single units, the best assignments for every cost are found by the
 // convex hulls of the units' choices (Lagrange), and the cheapest below an error limit is taken; chooseExactly() tries all.
-// Units run one after the other on the device's one stream. On streams of their own, forked after the projection and joined before
-// the next, the numbers would be these, as nothing is merged; what it takes is: an arena that holds back what a branch releases
-// until the join, since it gives memory away in program order and a branch beside it would write there, and the same in the
-// forecast of `meta`; fork and join in the table of backends and in step graphs; and gradients of q, k and v kept apart by
-// branch, which the tape adds up as they come.
+// On a device with queues the kernels run beside each other (tensor/branches.ts), forward and backward: they begin when q, k and v
+// are there, and what follows comes after all. Gradients of q, k and v are added up in one order, whatever ends first.
 // The definition is ours: no publication of "multiple kernel queues" was found.
 import { LeanformerError } from '../native/errors'
 import { concat } from '../ops/concat'
 import { slice } from '../ops/slice'
+import { branches } from '../tensor/branches'
 import type { Tensor } from '../tensor/tensor'
 import type { AttentionKernel } from './kernels'
 
@@ -38,6 +36,29 @@ function check(assignment: LayerAssignment, kernels: Readonly<Record<string, Att
   }
 }
 
+/**
+ * Assignments of all layers as text: layers with `/` between them, key-value heads with `+`, stretches with `-`, each a kernel and,
+ * but for the last, `@` and where it ends: `window@64-softmax+linear/softmax+softmax`.
+ */
+export function formatAssignment(layers: readonly LayerAssignment[]): string {
+  const stretch = ({ kernel, to }: Stretch) => (to === Infinity ? kernel : `${kernel}@${to}`)
+  return layers.map((heads) => heads.map((stretches) => stretches.map(stretch).join('-')).join('+')).join('/')
+}
+
+/** The opposite of formatAssignment(). @throws ERR_OPTION */
+export function parseAssignment(text: string): LayerAssignment[] {
+  return text.split('/').map((layer) => layer.split('+').map((head) => {
+    let from = 0
+    return head.split('-').map((part) => {
+      const [, kernel, end] = /^([a-z][a-z0-9_]*)(?:@([1-9]\d*))?$/.exec(part) ?? []
+      if (!kernel) throw new LeanformerError('ERR_OPTION', `multi_kernel: '${part}' of '${head}' is no stretch`, 'a kernel, and where it is not the last @ and its end, such as window@64-softmax')
+      const stretch = { from, to: end ? Number(end) : Infinity, kernel }
+      from = stretch.to
+      return stretch
+    })
+  }))
+}
+
 /** The kernel that shares its work out so. Heads next to each other with equal stretches go together. */
 export function multiKernel(assignment: LayerAssignment, kernels: Readonly<Record<string, AttentionKernel>>): AttentionKernel {
   check(assignment, kernels)
@@ -54,23 +75,28 @@ export function multiKernel(assignment: LayerAssignment, kernels: Readonly<Recor
     const keys = k.shape[1]
     const part = (x: Tensor, [t0, t1]: readonly [number, number], [h0, h1]: readonly [number, number]) =>
       t0 === 0 && t1 === x.shape[1] && h0 === 0 && h1 === x.shape[2] ? x : slice(x, [0, t0, h0, 0], [batch, t1, h1, width])
-    const results: Tensor[] = []
+    /** Of each group of heads, its stretches. */
+    const groups: (() => Tensor)[][] = []
     for (let g0 = 0; g0 < kvHeads; ) {
       let g1 = g0 + 1
       while (g1 < kvHeads && JSON.stringify(assignment[g1]) === JSON.stringify(assignment[g0])) g1++
-      const rows = assignment[g0].flatMap(({ from, to, kernel }) => {
+      const own = [g0, g1] as const
+      const settings = { ...options, heads: (g1 - g0) * group, kvHeads: g1 - g0 }
+      groups.push(assignment[g0].flatMap(({ from, to, kernel }) => {
         // Positions are counted along the keys; the last query stands at the last key.
         const first = Math.max(0, from - (keys - queries))
         const last = Math.min(queries, to - (keys - queries))
         if (first >= last) return []
-        const end = causal ? keys - queries + last : keys
-        const own = { ...options, heads: (g1 - g0) * group, kvHeads: g1 - g0 }
-        const rest = [0, end] as const
-        return [kernels[kernel](part(q, [first, last], [g0 * group, g1 * group]), part(k, rest, [g0, g1]), part(v, rest, [g0, g1]), own)]
-      })
-      results.push(rows.length === 1 ? rows[0] : concat(rows, 1))
+        const rest = [0, causal ? keys - queries + last : keys] as const
+        return [() => kernels[kernel](part(q, [first, last], own.map((g) => g * group) as [number, number]), part(k, rest, own), part(v, rest, own), settings)]
+      }))
       g0 = g1
     }
+    const done = branches(q.device, groups.flat())
+    const results = groups.map((calls) => {
+      const rows = done.splice(0, calls.length)
+      return rows.length === 1 ? rows[0] : concat(rows, 1)
+    })
     return results.length === 1 ? results[0] : concat(results, 2)
   }
 }

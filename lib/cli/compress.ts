@@ -4,7 +4,6 @@
 import path from 'node:path'
 import type { Writable } from 'node:stream'
 import type { z } from 'zod'
-import { noGrad } from '../autograd/tape'
 import { loadTextDataset } from '../data/tokens'
 import type { TextModel } from '../models/model_entry'
 import { IntWeight } from '../nn/int_weight'
@@ -15,9 +14,9 @@ import { loraLayers, mergeLoRA } from '../techniques/lora'
 import { best, gateScores, layerScores, pruneMagnitude, shrink, type PrunableModel } from '../techniques/prune'
 import { quantise } from '../techniques/quantise'
 import type { Batch } from '../techniques/technique'
-import { getDevice, type Device } from '../tensor/device'
+import { getDevice } from '../tensor/device'
 import { scope } from '../tensor/scope'
-import { tensor, type Tensor } from '../tensor/tensor'
+import type { Tensor } from '../tensor/tensor'
 import { saveCheckpoint } from '../train/checkpoint_file'
 import { structureOf } from '../train/compressed'
 import { formatBytes, formatCount } from '../train/format'
@@ -25,16 +24,11 @@ import { bytesOfTensors, toHost } from '../train/host_tensor'
 import { RunFolder } from '../train/run_folder'
 import { pruneSchema, quantiseSchema } from './config'
 import { findEntry } from './entries'
+import { lossOf, meanLoss } from './evaluate'
 import { optionError, resolveOptions } from './options'
 import { batchesOf, openModel, prepareDevice } from './training_run'
 
 type Common = Pick<z.output<typeof pruneSchema>, 'run' | 'out' | 'batches' | 'evalTokens' | 'device' | 'threads' | 'json'>
-
-/** A micro-batch's mean loss. */
-function lossOf(model: TextModel, { inputs, targets, segments, positions, batch, context }: Batch, device: Device): Tensor {
-  const ids = (values?: Int32Array) => (values ? tensor(values, [batch, context], { device }) : null)
-  return model.loss(ids(inputs)!, ids(targets)!, { segments: ids(segments), positions: ids(positions) }, {})
-}
 
 /** Adapters into the weights, and away. Returns which techniques are done with. */
 function mergeAdapters(model: TextModel): string[] {
@@ -79,17 +73,9 @@ async function compress(
     const loss = (batch: Batch) => lossOf(model, batch, device)
     model.eval()
     const sizes = async (): Promise<Sizes> => {
-      let [sum, tokens] = [0, 0]
-      for (let i = 0; i < evalData.length; ++i) {
-        const batch = evalData.batch(i)
-        const value = scope(() => noGrad(() => loss(batch)))
-        sum += (await value.item()) * batch.tokens
-        tokens += batch.tokens
-        value.dispose()
-      }
       const tensors = [...model.state().values()]
       const packed = linearTargets(model).reduce((n, { layer }) => n + (layer.packed instanceof IntWeight ? layer.shape[0] * layer.shape[1] - sizeOf(layer.packed) : 0), 0)
-      return { parameters: tensors.reduce((n, { size }) => n + size, 0) + packed, bytes: bytesOfTensors(tensors), loss: sum / tokens }
+      return { parameters: tensors.reduce((n, { size }) => n + size, 0) + packed, bytes: bytesOfTensors(tensors), loss: await meanLoss(model, evalData, device) }
     }
     const before = await sizes()
     await change(model, { batches, loss })

@@ -185,6 +185,27 @@ export const quantiseSchema = z.strictObject({
   group: z.int().min(0).default(0).meta({ help: 'weights of a row that share a scale; 0: the whole row' }),
 })
 
+export const kernelsSchema = z.strictObject({
+  run: z.string().min(1).meta({ help: 'run folder of the model; must be given, no default', value: 'dir' }),
+  out: z.string().min(1).optional().meta({ help: 'run folder of the model with the chosen kernels, for sample and train --resume; default: none is written', value: 'dir' }),
+  kernel: z
+    .array(z.string().min(1))
+    .default(['window', 'linear', 'favor', 'int8'])
+    .meta({ help: 'beside softmax, also such as window32 and favor64; may be given more than once', value: 'name' }),
+  window: count().default(64).meta({ help: 'tokens that window sees' }),
+  features: count().default(256).meta({ help: 'random features of favor' }),
+  stretches: count(64).default(1).meta({ help: "parts of the context whose queries have a kernel of their own; more than 1 for models that see no later token" }),
+  limit: z.number().min(0).default(0.01).meta({ help: 'highest rise of the validation loss', value: 'nats' }),
+  cost: z.enum(['seconds', 'flops']).default('seconds').meta({ help: 'what is to be saved: time of attention on the device, or its FLOPs', value: 'name' }),
+  points: count(1000).default(8).meta({ help: 'of the frontier that are measured with the whole model' }),
+  repeats: count(1000).default(7).meta({ help: 'of each timing; the median counts' }),
+  batches: count().default(8).meta({ help: "micro-batches of the run's training text that single kernels are judged by" }),
+  evalTokens: count().default(16_384).meta({ help: 'validation tokens of the losses of whole assignments' }),
+  device: z.string().regex(/^(auto|cpu|cuda(:\d+)?)$/).default('auto').meta({ help: 'auto, cpu, cuda, cuda:1', value: 'name' }),
+  threads: count(4096).optional().meta({ help: 'CPU threads; default: those of the run' }),
+  json: z.boolean().default(false).meta({ help: 'one JSON object on stdout' }),
+})
+
 export const infoSchema = z.strictObject({
   json: z.boolean().default(false).meta({ help: 'one JSON object on stdout' }),
 })

@@ -17,6 +17,7 @@ process.exitCode = await main(process.argv.slice(2), process.stderr, {
   sample: async (flags) => (await import('./sample')).sampleCommand(flags),
   prune: async (flags) => (await import('./compress')).pruneCommand(flags),
   quantise: async (flags) => (await import('./compress')).quantiseCommand(flags),
+  kernels: async (flags) => (await import('./kernels')).kernelsCommand(flags),
   techniques: async (flags) => (await import('./techniques')).techniquesCommand(flags),
   info: async (flags) => (await import('./info')).infoCommand(flags),
   bench: async (flags) => (await import('./bench')).benchCommand(flags),

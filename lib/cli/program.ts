@@ -3,7 +3,7 @@
 import { Argument, Command, CommanderError, Option } from 'commander'
 
 import { LeanformerError } from '../native/errors'
-import { infoSchema, pruneSchema, quantiseSchema, sampleSchema, techniquesSchema, trainSchema } from './config'
+import { infoSchema, kernelsSchema, pruneSchema, quantiseSchema, sampleSchema, techniquesSchema, trainSchema } from './config'
 import { describeOptions, optionError, parseFlag, type OptionInfo } from './options'
 
 const defaultText = (value: unknown): string =>
@@ -49,6 +49,7 @@ const commandTable = {
   sample: { description: 'continue a text with the model of a run', schema: sampleSchema },
   prune: { description: 'take layers, heads, feed-forward units or weights out of the model of a run', schema: pruneSchema },
   quantise: { description: 'put the matrices of the model of a run in 8 or 4 bits', schema: quantiseSchema },
+  kernels: { description: 'measure which attention kernel each head of the model of a run can have, and choose under an error limit', schema: kernelsSchema },
   techniques: { description: 'list techniques, optimisers and initialisers with their settings', schema: techniquesSchema },
   info: { description: 'show devices, instruction set and measured peaks', schema: infoSchema },
   bench: { description: 'time training steps of a model, by operator', schema: trainSchema },

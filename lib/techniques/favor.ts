@@ -1,7 +1,7 @@
 // Performer's attention in every layer, with directions drawn anew every so many steps. They are a function of seed, layer
 // and number of the draw, which is saved; generation and evaluation use the last ones. See lib/attention/favor.ts.
 // Source: Choromanski et al., arXiv 2009.14794.
-import { directionsLike, favorKernel, randomDirections } from '../attention/favor'
+import { DrawnDirections } from '../attention/favor'
 import { attentionLayers } from './layers'
 import { defineTechnique } from './technique'
 
@@ -19,31 +19,19 @@ export const favor = defineTechnique({
   decides: ['attention_kernel'],
   neutral: { settings: { features: 0 } },
   make: ({ features, redraw, eps, seed }) => {
-    let draw = 0
-    const drawn = new Map<string, Float64Array>()
-    const directionsOf = (layer: number, width: number) => {
-      const key = `${layer}/${width}/${draw}`
-      let values = drawn.get(key)
-      if (!values) {
-        if (drawn.size > 256) drawn.clear()
-        drawn.set(key, (values = randomDirections(features, width, { seed, offset: draw * 65_536 + layer })))
-      }
-      return values
-    }
+    const directions = new DrawnDirections(seed)
     return {
       adapt(model) {
         if (features === 0) return
-        for (const [layer, attention] of attentionLayers(model, 'favor').entries()) {
-          attention.kernel = favorKernel((like) => directionsLike(like, directionsOf(layer, like.shape[3]), features), eps)
-        }
+        for (const [layer, attention] of attentionLayers(model, 'favor').entries()) attention.kernel = directions.kernel(layer, features, eps)
       },
       step(next, { step }) {
-        draw = redraw ? Math.floor(step / redraw) : 0
+        directions.draw = redraw ? Math.floor(step / redraw) : 0
         next()
       },
-      state: () => ({ data: { draw } }),
+      state: () => ({ data: { draw: directions.draw } }),
       restore(_, data) {
-        draw = (data as { draw: number }).draw
+        directions.draw = (data as { draw: number }).draw
       },
     }
   },

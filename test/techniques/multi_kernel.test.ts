@@ -1,16 +1,19 @@
 // Multi-kernel attention: any segmentation of one kernel is that kernel, mixtures have the gradients of their parts, and on a
 // trained model the frontier is foretold by single units.
-import { multiKernel, choose, chooseExactly, frontier, wholeHead, type Choice, type FrontierPoint, type LayerAssignment } from '../../lib/attention/multi_kernel'
-import { blockSparseKernel, softmaxKernel, windowKernel } from '../../lib/attention/kernels'
+import { DrawnDirections } from '../../lib/attention/favor'
+import { multiKernel, choose, chooseExactly, formatAssignment, frontier, parseAssignment, wholeHead, type Choice, type FrontierPoint, type LayerAssignment } from '../../lib/attention/multi_kernel'
+import { blockSparseKernel, softmaxKernel, windowKernel, type AttentionKernel } from '../../lib/attention/kernels'
 import { localCausal } from '../../lib/attention/patterns'
 import { backward } from '../../lib/autograd/backward'
 import { randn } from '../../lib/ops/random'
-import { assignKernels, measureUnits, multiKernelTechnique, unitsByLayer } from '../../lib/techniques/multi_kernel'
+import { assignKernels, assignmentOf, measureUnits, multiKernelTechnique, namedKernels, unitsOf } from '../../lib/techniques/multi_kernel'
 import { getDevice } from '../../lib/tensor/device'
 import { Generator, hostRandom } from '../../lib/tensor/random'
 import { scope } from '../../lib/tensor/scope'
 import { setRequiresGrad, type Tensor } from '../../lib/tensor/tensor'
-import { resumedRun, shortRun } from '../support/depth'
+import type { Technique } from '../../lib/techniques/technique'
+import { resumedRun, shortRun, withTechnique } from '../support/depth'
+import { testDevices } from '../support/devices'
 import { heldOutLoss, Markov, markovModel, markovTrainer, train } from '../support/markov'
 
 const kernels = { softmax: softmaxKernel, near: windowKernel(4), blocks: blockSparseKernel(localCausal(9), 16) }
@@ -51,6 +54,9 @@ test('a mixture has results and gradients of softmax attention with each unit ma
 })
 
 test('bad assignments are refused', () => {
+  expect(() => parseAssignment('softmax+window@x')).toThrow("'window@x' of 'window@x' is no stretch")
+  expect(() => multiKernelTechnique.create({ assignment: 'softmax/hash' })).toThrow('hash is not a kernel')
+  expect(() => withTechnique(multiKernelTechnique.create({ assignment: 'softmax+softmax' }), 2)).toThrow('an assignment for 1 layers, but there are 2')
   expect(() => multiKernel([[{ from: 0, to: 4, kernel: 'softmax' }]], kernels)).toThrow('end at 4')
   expect(() => multiKernel([[{ from: 1, to: Infinity, kernel: 'softmax' }]], kernels)).toThrow('do not follow')
   expect(() => multiKernel([wholeHead('hash')], kernels)).toThrow('hash is not a kernel')
@@ -120,10 +126,25 @@ test('frontier of a trained model: monotone, ends at the single kernels, foretol
     return { loss, cost: (await device.synchronize()).flops - before }
   }
   const choices = { softmax: softmaxKernel, eight: windowKernel(8), one: windowKernel(1) }
-  const points = frontier(await measureUnits(model as never, choices, 'softmax', evaluate))
+  const kernelsOf = () => choices
+  const units = unitsOf(model as never)
+  const costs = new Map<string, Promise<number>>()
+  const costOf = async (kernel: AttentionKernel) => {
+    const before = (await device.synchronize()).flops
+    scope(() => void kernel(...([1, 1, 1].map(() => randn([4, 32, 1, 16], { device })) as [Tensor, Tensor, Tensor]), { heads: 1, causal: true }))
+    return (await device.synchronize()).flops - before
+  }
+  const measures = {
+    loss: async () => (await evaluate()).loss,
+    cost: (_: unknown, kernel: AttentionKernel, name: string) => {
+      if (!costs.has(name)) costs.set(name, costOf(kernel))
+      return costs.get(name)!
+    },
+  }
+  const points = frontier(await measureUnits(model as never, units, kernelsOf, 'softmax', measures))
   expect(points.length).toBeGreaterThanOrEqual(5)
   const measure = async (names: readonly string[]) => {
-    assignKernels(model as never, unitsByLayer(model as never, names), choices)
+    assignKernels(model as never, assignmentOf(units, names), kernelsOf)
     return evaluate()
   }
   const singles = new Map<string, { loss: number; cost: number }>()
@@ -142,6 +163,83 @@ test('frontier of a trained model: monotone, ends at the single kernels, foretol
   const best = Math.min(...measured.filter(({ cost }) => cost <= middle.cost).map(({ loss }) => loss))
   expect(best).toBeLessThanOrEqual(middle.loss + 0.02)
   model.dispose()
+}, 120_000)
+
+test('assignments as text', () => {
+  const layers: LayerAssignment[] = [[[{ from: 0, to: 64, kernel: 'window32' }, { from: 64, to: Infinity, kernel: 'softmax' }], wholeHead('favor')], [wholeHead('int8'), wholeHead('linear')]]
+  const text = 'window32@64-softmax+favor/int8+linear'
+  expect([formatAssignment(layers), parseAssignment(text)]).toEqual([text, layers])
+})
+
+test('output errors of units are those of their outputs', async () => {
+  const model = markovModel({ layers: 2, width: 32, heads: 4 })
+  const directions = new DrawnDirections(0)
+  const kernelsOf = (layer: number) => namedKernels(['softmax', 'window2', 'favor8'], layer, directions, { window: 1, features: 1 })
+  const units = unitsOf(model as never, [8, Infinity])
+  const loss = () => heldOutLoss(model, new Markov(), 2)
+  const measured = await measureUnits(model as never, units, kernelsOf, 'softmax', { loss, cost: () => Promise.resolve(0) })
+  // The same from the outputs themselves.
+  const names = ['softmax', 'window2', 'favor8']
+  const outputs: Promise<Float64Array>[][] = []
+  for (const [layer, { attention }] of model.blocks.entries()) {
+    attention.kernel = (...call) => {
+      const all = names.map((name) => kernelsOf(layer)[name](...call))
+      outputs.push(all.map((x) => x.toFloat64()))
+      return all[0]
+    }
+  }
+  await loss()
+  const values = await Promise.all(outputs.map((each) => Promise.all(each)))
+  for (const [u, { layer, head, from, to }] of units.entries()) {
+    // Rows of [batch, 32 tokens, 4 heads, 8].
+    const chosen = (i: number) => Math.floor(i / 8) % 4 === head && Math.floor(i / 32) % 32 >= from && Math.floor(i / 32) % 32 < to
+    const norm = (of: (exact: Float64Array, i: number, all: Float64Array[]) => number) =>
+      values.reduce((total, all, call) => (call % 2 === layer ? all[0].reduce((t, _, i) => (chosen(i) ? t + of(all[0], i, all) ** 2 : t), total) : total), 0)
+    for (const [k, name] of names.entries()) {
+      const expected = Math.sqrt(norm((exact, i, all) => all[k][i] - exact[i]) / norm((exact, i) => exact[i]))
+      expect(measured[u].find(({ kernel }) => kernel === name)!.error).toBeCloseTo(expected, 4)
+      expect(expected > 0.01).toBe(k > 0)
+    }
+  }
+  model.dispose()
+})
+
+test('as a technique: FAVOR+ draws its features anew and resumes with them; an assignment is what assignKernels() makes of it', async () => {
+  const make = () => multiKernelTechnique.create({ kernel: 'favor', features: 8, redraw: 2 })
+  const losses = await shortRun(make(), 2)
+  expect(await resumedRun(make, 2, 6, 3)).toEqual(losses)
+  expect(await shortRun(multiKernelTechnique.create({ kernel: 'favor', features: 8, redraw: 0 }), 2)).not.toEqual(losses)
+  const text = 'window3@4-softmax+favor8+softmax+softmax/int8+softmax+softmax+favor8'
+  const given = await shortRun(multiKernelTechnique.create({ assignment: text, redraw: 0 }), 2)
+  const technique: Technique = {
+    name: 'by hand',
+    adapt: (model) => {
+      const directions = new DrawnDirections(0)
+      assignKernels(model, parseAssignment(text), (layer) => namedKernels(['window3', 'softmax', 'favor8', 'int8'], layer, directions, { window: 1, features: 1 }))
+    },
+  }
+  expect(await shortRun(technique, 2)).toEqual(given)
+})
+
+test.each(testDevices().map((device) => [device.name, device] as const))('%s: kernels beside each other give the numbers of one after another', async (name, device) => {
+  const text = 'window3@9-softmax+favor8+linear+int8/softmax+window2@5-favor8+softmax+softmax'
+  const run = async (serial: boolean) => {
+    const model = markovModel({ layers: 2, width: 32, heads: 4 }, undefined, 1, device.name)
+    multiKernelTechnique.create({ assignment: text }).adapt!(model as never)
+    device.timeOperators(serial)
+    const losses = await train(markovTrainer(model, { steps: 3, device }))
+    device.timeOperators(false)
+    const weights = await Promise.all(model.parameters().map(({ tensor }) => tensor.toFloat64()))
+    model.dispose()
+    return [losses, ...weights]
+  }
+  const before = device.stats().branches
+  const serial = await run(true)
+  expect(device.stats().branches).toBe(before)
+  expect(await run(false)).toEqual(serial)
+  // Forward and backward of two layers with five and four kernels, three steps.
+  if (name.startsWith('cuda')) expect(device.stats().branches - before).toBeGreaterThanOrEqual(3 * 2 * 9)
+  else expect(device.stats().branches).toBe(before)
 }, 120_000)
 
 test('as a technique: share=0 is the run without it, otherwise it trains and resumes exactly', async () => {
