@@ -38,6 +38,8 @@ export interface Card {
   teacher?: Options
   baseline: Arm
   technique: Arm
+  /** A run with these options, over the common ones, is trained, and `leanformer kernels` measures its attention with these flags. */
+  kernels?: { train: Options; flags: Readonly<Record<string, unknown>> }
   /** In a sentence or two, for a reader who has seen the verdict. */
   when: string
 }

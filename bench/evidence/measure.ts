@@ -5,6 +5,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import path from 'node:path'
 import { Writable } from 'node:stream'
 import { resolveTrainConfig } from '../../lib/cli/config'
+import { kernelsCommand, type KernelsReport } from '../../lib/cli/kernels'
 import { trainCommand } from '../../lib/cli/train'
 import { startTraining } from '../../lib/cli/training_run'
 import { loadTextDataset } from '../../lib/data/tokens'
@@ -39,6 +40,7 @@ export interface Measured {
   seeds: number[]
   baseline: ArmResult
   technique: ArmResult
+  kernels?: KernelsReport
 }
 
 const searchSeed = 4242
@@ -100,16 +102,25 @@ function weightsOf(options: Options): Promise<Checkpoint['tensors']> {
   return made
 }
 
-/** The run folder of a teacher, trained once for these options and this library. */
-async function teacherFolder(options: Options): Promise<string> {
+/** The run folder of a model, trained once for these options and this library. */
+async function runFolder(options: Options): Promise<string> {
   const folder = cacheFile({ options }).replace(/\.json$/, '')
   if (existsSync(path.join(folder, 'report.html'))) return folder
   rmSync(folder, { recursive: true, force: true })
-  const quiet = new Writable({ write: (_chunk, _encoding, done) => done() })
+  const quiet = into(() => {})
   const terminal = { stdout: quiet, stderr: quiet, env: {}, onInterrupt: () => () => {}, exit: () => {} }
   const code = await trainCommand({ ...options, evalEvery: options.steps, out: folder }, startTraining, terminal)
-  if (code !== 0) throw new Error(`the teacher's training ended with ${code}`)
+  if (code !== 0) throw new Error(`the training ended with ${code}`)
   return folder
+}
+
+const into = (take: (text: string) => void) => new Writable({ write: (chunk, _encoding, done) => (take(String(chunk)), done()) })
+
+async function kernelsOf({ train: options, flags }: NonNullable<Card['kernels']>, shared: Options): Promise<KernelsReport> {
+  const run = await runFolder({ ...shared, ...options, seed: 1 })
+  let text = ''
+  await kernelsCommand({ threads: shared.threads, device: shared.device, ...flags, run, json: true }, into((part) => (text += part)))
+  return JSON.parse(text) as KernelsReport
 }
 
 async function trainOnce({ options, pretrain }: Plan): Promise<RunResult> {
@@ -204,12 +215,12 @@ export async function measure(card: Card, seeds: number[], progress: (text: stri
   const base = { ...shared, ...card.baseline.options }
   const other = { ...shared, ...card.technique.options }
   if (card.teacher) {
-    const folder = await teacherFolder({ ...shared, ...card.teacher })
+    const folder = await runFolder({ ...shared, ...card.teacher })
     other.technique = other.technique?.map((text) => text.replace('{teacher}', folder))
   }
   if (card.budget === 'flops') other.steps = await stepsFor(await forecast(base), { ...other, lr: card.technique.lr }, card.forecastOn)
   const pretrain = card.pretrain && { ...shared, ...card.pretrain }
   const baseline = await measureArm(card.baseline, { options: base, pretrain }, seeds, progress)
   const technique = await measureArm(card.technique, { options: other, pretrain }, seeds, progress)
-  return { seeds, baseline, technique }
+  return { seeds, baseline, technique, ...(card.kernels && { kernels: await kernelsOf(card.kernels, shared) }) }
 }

@@ -1,6 +1,6 @@
 // The words of docs/evidence: a page a card, the index, and the verdicts as a module of the library.
 import { formatBytes, formatCount } from '../../lib/train/format'
-import type { ArmSummary, CardRecord } from './record'
+import type { ArmSummary, CardRecord, KernelsRow } from './record'
 
 const bits = (value: number | null) => (value === null || !Number.isFinite(value) ? 'diverged' : value.toFixed(4))
 const signed = (value: number) => `${value < 0 ? '−' : '+'}${Math.abs(value).toFixed(4)}`
@@ -31,6 +31,25 @@ function row({ label, flags, bitsPerByte: { mean, low, high }, flops, cpuSeconds
 const searchText = ({ label, search, lr }: ArmSummary) =>
   `${label}: ${search.map((tried) => `${rate(tried.lr)} → ${bits(tried.bitsPerByte)}`).join(', ')}; taken ${rate(lr)}`
 
+/** What `leanformer kernels` found. */
+function kernelsLines({ trainFlags, flags, loss, cost, single, frontier, chosen }: NonNullable<CardRecord['kernels']>): string[] {
+  const line = (name: string, { units, cost: value, change, measured, ms }: KernelsRow) =>
+    `| ${name} | ${Object.entries(units).map(([kernel, count]) => `${count} ${kernel}`).join(', ')} | ${cost === 'flops' ? formatCount(value) : `${(1e6 * value).toFixed(0)} us`} | ` +
+    `${signed(change)} | ${signed(measured)} | ${ms.toFixed(2)} |`
+  return [
+    `**Frontier.** Of a model trained with \`${trainFlags}\` over the options below, which kernel each head can have: \`leanformer kernels --run RUN${flags && ` ${flags}`}\`. ` +
+      `Softmax alone has a validation loss of ${loss.toFixed(4)} nats. Cost is that of attention, added up over single heads; changes of the loss are foretold by changing one head at a ` +
+      'time, and measured with all of them changed; milliseconds are of one micro-batch forward through the whole model.',
+    '',
+    '| | heads | cost | loss, foretold | loss, measured | ms |',
+    '|---|---|---|---|---|---|',
+    ...single.map((row) => line('one kernel', row)),
+    ...frontier.map((row, i) => line(`point ${i + 1}`, row)),
+    line('chosen', chosen),
+    '',
+  ]
+}
+
 /** docs/evidence/NAME.md */
 export function page(record: CardRecord): string {
   const { name, title, claim, budget, when, seeds, commonFlags, baseline, technique, ratio, margin } = record
@@ -54,6 +73,7 @@ export function page(record: CardRecord): string {
     '',
     `**Cost.** FLOPs ${percent(ratio.flops)}, processor time ${percent(ratio.cpuSeconds)}, peak bytes ${percent(ratio.peakBytes)}.`,
     '',
+    ...(record.kernels ? kernelsLines(record.kernels) : []),
     `**When to use it.** ${when}`,
     '',
     '<details><summary>How to repeat it</summary>',

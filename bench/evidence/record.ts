@@ -2,6 +2,7 @@
 // `leanformer techniques` shows are all written again at any time.
 import { readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
+import type { KernelsReport, MeasuredPoint } from '../../lib/cli/kernels'
 import type { Card } from './card'
 import type { ArmResult, Measured } from './measure'
 import { costVerdict, interval, lossVerdict, type Interval, type Verdict } from './statistics'
@@ -47,6 +48,13 @@ export interface CardRecord {
   ratio: { flops: number; cpuSeconds: number; peakBytes: number }
   margin: number
   verdict: Verdict
+  /** What `leanformer kernels` measured of a run. */
+  kernels?: { trainFlags: string; flags: string; loss: number; cost: 'seconds' | 'flops' } & Record<'single' | 'frontier', KernelsRow[]> & { chosen: KernelsRow }
+}
+
+export interface KernelsRow extends Omit<MeasuredPoint, 'kernels'> {
+  /** How many units go through each kernel. */
+  units: Record<string, number>
 }
 
 /** Where a reader's teacher is, in place of the folder that {teacher} stood for. */
@@ -67,6 +75,19 @@ export function flagsOf(options: Readonly<Record<string, unknown>>): string {
   return parts.join(' ')
 }
 
+function kernelsRow({ kernels, cost, change, measured, ms }: MeasuredPoint): KernelsRow {
+  const units: Record<string, number> = {}
+  for (const kernel of kernels) units[kernel] = (units[kernel] ?? 0) + 1
+  return { units, cost, change, measured, ms }
+}
+
+function kernelsRecord({ train, flags }: NonNullable<Card['kernels']>, { loss, cost, single, frontier, chosen }: KernelsReport): CardRecord['kernels'] {
+  return {
+    trainFlags: flagsOf({ ...train, seed: 1 }), flags: flagsOf(flags), loss, cost,
+    single: single.map(kernelsRow), frontier: frontier.map(kernelsRow), chosen: kernelsRow(chosen),
+  }
+}
+
 function summary({ label, options, steps, lr, search, runs }: ArmResult): ArmSummary {
   const values = runs.map((run) => run.bitsPerByte)
   const { mean: center, low, high } = values.every(Number.isFinite) ? interval(values) : { mean: NaN, low: NaN, high: NaN }
@@ -84,7 +105,7 @@ function summary({ label, options, steps, lr, search, runs }: ArmResult): ArmSum
   }
 }
 
-export function recordOf(name: string, card: Card, common: object, { seeds, baseline, technique }: Measured): CardRecord {
+export function recordOf(name: string, card: Card, common: object, { seeds, baseline, technique, kernels }: Measured): CardRecord {
   const [a, b] = [summary(baseline), summary(technique)]
   const differences = technique.runs.map((run, i) => run.bitsPerByte - baseline.runs[i].bitsPerByte)
   const difference = differences.every(Number.isFinite) ? interval(differences) : null
@@ -107,6 +128,7 @@ export function recordOf(name: string, card: Card, common: object, { seeds, base
     ...(card.pretrain && { pretrainFlags: flagsOf(card.pretrain) }),
     ...(card.teacher && { teacherFlags: flagsOf({ ...card.teacher, out: teacherRun }) }),
     baseline: a, technique: b, difference, ratio, margin, verdict,
+    ...(card.kernels && kernels && { kernels: kernelsRecord(card.kernels, kernels) }),
   }
 }
 

@@ -9,5 +9,9 @@ export default defineCard({
   options: { context: 128, batch: 2 },
   baseline: { ...adamw, label: 'Softmax over 128 tokens' },
   technique: { label: 'One of 2 heads in a window of 32', options: { technique: ['multi_kernel:kernel=window,share=0.5,window=32'] }, lr: 8e-3 },
-  when: 'For models with many heads; choose heads by measurement, see lib/attention/multi_kernel.ts.',
+  kernels: {
+    train: { layers: 4, width: 64, heads: 4, context: 256, batch: 4, steps: 1000, lr: 4e-3 },
+    flags: { kernel: ['window32', 'window64', 'linear', 'favor64', 'int8'], limit: 0.01, points: 8 },
+  },
+  when: 'For models with many heads; choose heads by measurement, with `leanformer kernels`.',
 })
