@@ -1,7 +1,7 @@
 // Every pair of techniques, and of techniques, optimisers and initialisers (with the kinds of attention among both): either the run
 // is refused before it begins, by an error that names both and says why, or it trains 20 steps, stays finite, and goes on
 // from a checkpoint bit for bit. Pairs are read from the catalogue; the order of the two alternates. A run takes a third of
-// them, another one each day; `npm run test:pairs` takes all.
+// them, another one each day; `npm run test:pairs` takes all, with --swapped in the other order.
 import { whyNotTogether } from '../../lib/catalog/entry'
 import type { LeanformerError } from '../../lib/native/errors'
 import { completed, configOf, differences, entriesOf, removeFolder, runTo, type Listed } from '../support/catalog'
@@ -43,13 +43,14 @@ async function problem(pair: readonly Listed[]): Promise<string | undefined> {
 }
 
 const slices = process.env.LEANFORMER_ALL_PAIRS === '1' ? 1 : 3
+const swapped = process.env.LEANFORMER_SWAPPED_PAIRS === '1'
 const today = Math.floor(Date.now() / 86_400_000)
 
 async function problems(pairs: readonly (readonly Listed[])[]): Promise<string[]> {
   const found: string[] = []
   for (const [i, pair] of pairs.entries()) {
     if (i % slices !== today % slices) continue
-    const ordered = i % 2 ? [...pair].reverse() : pair
+    const ordered = (i % 2 === 1) !== swapped ? [...pair].reverse() : pair
     const what = await problem(ordered).catch((error: Error) => error.message)
     if (what !== undefined) found.push(`${ordered.map(({ name }) => name).join(' + ')}: ${what}`)
   }
