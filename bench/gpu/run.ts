@@ -1,6 +1,6 @@
 // The baselines of a GPU, each beside what it is measured against:
 //
-//   npm run bench -- gpu [gemm|attention|crossover|optimizers|checkpointing|steps ...] [--device cuda:0] [--quick] [--no-compile]
+//   npm run bench -- gpu [gemm|attention|branches|crossover|optimizers|checkpointing|steps ...] [--device cuda:0] [--quick] [--no-compile]
 //
 // The ceilings come first: copy bandwidth and the best product of each format on this GPU; the rest is also given as a share
 // of them. Writes bench/results/gpu.json. LEANFORMER_PYTHON names a Python with PyTorch for the whole steps; without it they
@@ -9,6 +9,9 @@ import { spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
+import { DrawnDirections } from '../../lib/attention/favor'
+import { softmaxKernel, windowKernel, type AttentionKernel } from '../../lib/attention/kernels'
+import { multiKernel, wholeHead } from '../../lib/attention/multi_kernel'
 import { bigbird, causal, localCausal, longformer } from '../../lib/attention/patterns'
 import { backward } from '../../lib/autograd/backward'
 import { GPT, type GPTConfig } from '../../lib/models/gpt'
@@ -25,6 +28,7 @@ import { adamw, AdamW } from '../../lib/optim/adamw'
 import { decayGroups } from '../../lib/optim/optimizer'
 import { noGrad } from '../../lib/autograd/tape'
 import { ascend } from '../../lib/techniques/sam'
+import { branches } from '../../lib/tensor/branches'
 import { getDevice } from '../../lib/tensor/device'
 import { keep, scope } from '../../lib/tensor/scope'
 import { tensor, type Tensor } from '../../lib/tensor/tensor'
@@ -152,6 +156,57 @@ if (wants('attention')) {
     dispose(q, k, v)
   }
   table('attention', rows)
+}
+
+// Kernels that leave half of the GPU idle, beside each other and one after another; as graphs, so that launches cost little.
+if (wants('branches')) {
+  const rows: Row[] = []
+  const width = 128
+  const inOrder = <T>(parts: readonly (() => T)[]) => parts.map((part) => part())
+  const compare = async (name: string, body: (together: boolean) => void) => {
+    const ms: Record<string, number> = {}
+    for (const together of [false, true]) {
+      ms[String(together)] = await stepMilliseconds(async () => {
+        device.repeating(() => scope(() => body(together)))
+        await device.synchronize()
+      }, values.quick ? 3 : 50)
+    }
+    rows.push({ work: name, in_order_ms: ms.false, branches_ms: ms.true, ratio: ms.true / ms.false })
+  }
+  const favor = new DrawnDirections(0).kernel(0, 128)
+  // A head of 4096 queries is 64 blocks; several calls after one another in each part.
+  const length = values.quick ? 256 : 4096
+  const kernels: [string, AttentionKernel, AttentionKernel][] = [
+    ['one head each, softmax and softmax', softmaxKernel, softmaxKernel],
+    ['one head each, softmax and a window of 1024', softmaxKernel, windowKernel(1024)],
+    ['one head each, softmax and FAVOR+ with 128 features', softmaxKernel, favor],
+  ]
+  const [q, k, v] = [0, 1, 2].map(() => random([1, length, 1, width], 'bf16'))
+  for (const [name, ...two] of kernels) {
+    const parts = two.map((kernel) => () => {
+      let y = q
+      for (let i = 0; i < 8; ++i) y = kernel(y, k, v, { heads: 1, causal: true })
+      return y
+    })
+    await compare(name, (together) => noGrad(() => void (together ? branches(device, parts) : inOrder(parts))))
+  }
+  dispose(q, k, v)
+  // Multi-kernel attention, both passes. In a part of its own it runs in order.
+  const heads = 4
+  const mixed = multiKernel(['softmax', 'softmax', 'window', 'favor'].map(wholeHead), { softmax: softmaxKernel, window: windowKernel(512), favor })
+  const whole = [0, 1, 2].map(() => random([1, length, heads, width], 'bf16'))
+  for (const each of whole) each.requiresGrad = true
+  await compare('4 heads by 3 kernels, forward and backward', (together) => {
+    const attend = () => mixed(whole[0], whole[1], whole[2], { heads, causal: true })
+    const y = together ? attend() : branches(device, [attend, () => null])[0]!
+    backward(y, whole[0].detach())
+    for (const each of whole) {
+      each.grad!.dispose()
+      each.grad = null
+    }
+  })
+  dispose(...whole)
+  table('branches', rows)
 }
 
 if (wants('crossover')) {
