@@ -12,8 +12,9 @@ import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { getDevice } from '../../lib/tensor/device'
 import { kernelCases, type KernelCase } from './cases'
+import { gptSteps } from './gpt_steps'
 import { deviceSeconds } from './timing'
-import { renderReport, shortName, type CaseReport, type KernelCounters, type Report } from './report_page'
+import { renderReport, shortName, type CaseReport, type KernelCounters, type Report, type StepReport } from './report_page'
 
 const { values } = parseArgs({
   allowPositionals: true,
@@ -23,6 +24,8 @@ const { values } = parseArgs({
     page: { type: 'boolean', default: false },
     child: { type: 'string' },
     part: { type: 'string' },
+    layers: { type: 'string' },
+    steps: { type: 'string' },
     only: { type: 'string', default: '' },
   },
 })
@@ -46,6 +49,21 @@ async function runOnce(spec: KernelCase, part: Part): Promise<Declared[]> {
   return device.profile(true).map(({ op, bytesRead, bytesWritten, flops }) => ({ op, bytes: bytesRead + bytesWritten, flops }))
 }
 
+/** Steps of a small GPT; the graphs that the host launched in the last one. */
+async function runSteps(layers: number, steps: number): Promise<number> {
+  const { step } = gptSteps(device, { vocab: 64, context: 32, layers, width: 64, heads: 2 }, 2, { precision: 'bf16', graphs: true })
+  let before = 0
+  for (let i = 0; i < steps; ++i) {
+    before = (await device.synchronize()).graphReplays
+    await step()
+  }
+  return (await device.synchronize()).graphReplays - before
+}
+
+if (values.child === 'steps') {
+  console.log(JSON.stringify(await runSteps(Number(values.layers), Number(values.steps))))
+  process.exit(0)
+}
 if (values.child) {
   console.log(JSON.stringify(await runOnce(kernelCases.find(({ name }) => name === values.child)!, values.part as Part)))
   process.exit(0)
@@ -53,17 +71,27 @@ if (values.child) {
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'leanformer-gpu-report-'))
 
-function simulated(spec: KernelCase, part: Part): { declared: Declared[]; kernels: KernelCounters[] } {
+/** Runs a part of this program on the simulated GPU: what it printed, and all kernels that ran. */
+function simulated<T>(name: string, ...child: string[]): { printed: T; kernels: KernelCounters[] } {
   const simulator = process.env.LEANFORMER_GPUSIM
   if (!simulator) throw new Error('LEANFORMER_GPUSIM is not set: it names the folder of the simulator that counts')
   const profile = path.join(folder, 'profile.json')
   // The checks are for the tests; here only counters matter.
   const env = { ...process.env, GPUSIM_PROFILE: profile, GPUSIM_PTXAS: '1', GPUSIM_RACECHECK: '0', GPUSIM_INITCHECK: '0', GPUSIM_STRICT: '0' }
-  const args = ['run', '--', process.execPath, process.argv[1], 'gpu-report', '--child', spec.name, '--part', part]
-  const child = spawnSync(path.join(simulator, 'bin', 'gpusim'), args, { env, encoding: 'utf8' })
-  if (child.status !== 0) throw new Error(`${spec.name} ${part}: ${child.stderr}`)
+  const args = ['run', '--', process.execPath, process.argv[1], 'gpu-report', '--child', ...child]
+  const { status, stdout, stderr } = spawnSync(path.join(simulator, 'bin', 'gpusim'), args, { env, encoding: 'utf8' })
+  if (status !== 0) throw new Error(`${name}: ${stderr}`)
   const { kernels } = JSON.parse(readFileSync(profile, 'utf8')) as { kernels: KernelCounters[] }
-  return { declared: JSON.parse(child.stdout.trim().split('\n').at(-1)!) as Declared[], kernels }
+  return { printed: JSON.parse(stdout.trim().split('\n').at(-1)!) as T, kernels }
+}
+
+/** The kernels of a training step and of one layer in it, and the graphs that the host launches in their place. */
+function countSteps(): StepReport {
+  const steps = 8 // by then the step is known
+  const run = (layers: number, count: number) => simulated<number>('steps', 'steps', '--layers', String(layers), '--steps', String(count))
+  const launches = (layers: number, count: number) => run(layers, count).kernels.reduce((sum, kernel) => sum + kernel.launches, 0)
+  const [two, four] = [2, 4].map((layers) => launches(layers, steps + 1) - launches(layers, steps))
+  return { perLayer: (four - two) / 2, others: 2 * two - four, graphs: run(4, steps + 1).printed }
 }
 
 const total = (list: readonly Declared[], key: 'bytes' | 'flops') => list.reduce((sum, each) => sum + each[key], 0)
@@ -85,12 +113,16 @@ function withoutForward(both: readonly KernelCounters[], forward: readonly Kerne
 
 function countCase(spec: KernelCase): CaseReport[] {
   const { name, shape, bound } = spec
-  const forward = simulated(spec, 'forward')
+  const count = (part: Part) => {
+    const { printed, kernels } = simulated<Declared[]>(`${name} ${part}`, name, '--part', part)
+    return { declared: printed, kernels }
+  }
+  const forward = count('forward')
   const reports: CaseReport[] = [
     { name, shape, bound, part: 'forward', bytes: total(forward.declared, 'bytes'), flops: total(forward.declared, 'flops'), kernels: forward.kernels },
   ]
   if (spec.parts.includes('backward')) {
-    const both = simulated(spec, 'backward')
+    const both = count('backward')
     // What the forward pass ran as well is not the backward pass.
     const operators = new Set(forward.declared.map(({ op }) => op))
     // One operator that runs in both passes (a product) is counted in whole: both passes of it, less the first.
@@ -144,6 +176,7 @@ function misses(report: Report): string[] {
     }
     if (sum('localAccesses') > 0) found.push(`${where}: spills to local memory`)
   }
+  if (report.steps && report.steps.graphs !== 1) found.push(`a training step that repeats itself: ${report.steps.graphs} graphs`)
   for (const [kernel, warps] of fewestWarps(report)) {
     const wanted = stated.get(kernel)
     if (wanted === undefined) found.push(`${kernel}: no "Warps an SM" line in native/cuda says its occupancy`)
@@ -179,12 +212,14 @@ try {
       console.error(spec.name)
       return countCase(spec)
     })
-    const report: Report = { ...known, cases }
+    const steps = 'steps'.includes(values.only) ? countSteps() : known.steps
+    const report: Report = { ...known, cases, ...(steps ? { steps } : {}) }
     const found = misses(report)
     for (const miss of found) console.log(miss)
     console.log(`${cases.length} cases, ${found.length} misses`)
     if (values.check) process.exitCode = found.length ? 1 : 0
     known = readKnown() // gpu-static may have written meanwhile
+    if (steps) known.steps = steps
     const order = (each: CaseReport) => kernelCases.findIndex(({ name }) => name === each.name)
     const others = known.cases.filter(({ name }) => values.only && !name.includes(values.only))
     known.cases = [...others, ...cases].sort((a, b) => order(a) - order(b))

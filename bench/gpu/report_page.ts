@@ -46,8 +46,18 @@ export interface Compiled {
   /** Kernels with tensor-core instructions. */
   tensor?: number
 }
+/** A training step of a GPT. */
+export interface StepReport {
+  /** Kernels that one more layer brings, and all others. */
+  perLayer: number
+  others: number
+  /** Graphs that the host launches in their place once the step is known. */
+  graphs: number
+}
+
 export interface Report {
   cases: CaseReport[]
+  steps?: StepReport
   /** From `npm run bench -- gpu-static`. */
   compiled?: Compiled[]
   measured: { device: string; seconds: Record<string, number> } | null
@@ -102,7 +112,7 @@ function renderBaselines(baselines: NonNullable<Report['baselines']>): string[] 
   })
 }
 
-export function renderReport({ cases, compiled = [], measured, baselines }: Report): string {
+export function renderReport({ cases, steps, compiled = [], measured, baselines }: Report): string {
   const lines = [
     '# The CUDA kernels: counters, limits, times',
     '',
@@ -136,6 +146,14 @@ export function renderReport({ cases, compiled = [], measured, baselines }: Repo
       seconds === undefined ? '' : (1e6 * seconds).toFixed(1),
     ]
     lines.push(`| ${cells.join(' | ')} |`)
+  }
+  if (steps) {
+    const { perLayer, others, graphs } = steps
+    lines.push(
+      '',
+      `A training step of a GPT in bf16 (forward, backward, clipping, AdamW) is ${perLayer} kernels a layer and ${others} more, those that stand in for the`,
+      `libraries' among them. Once it repeats itself the host launches ${graphs} graph in their place, whatever the number of layers.`,
+    )
   }
   lines.push('', '| kernel | block | registers | shared bytes | occupancy on an H100 |', '|---|--:|--:|--:|--:|')
   const seen = new Map<string, KernelCounters>()

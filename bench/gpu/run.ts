@@ -24,15 +24,15 @@ import { copy } from '../../lib/ops/copy'
 import { matmul } from '../../lib/ops/matmul'
 import { full } from '../../lib/ops/creation'
 import { randn } from '../../lib/ops/random'
-import { adamw, AdamW } from '../../lib/optim/adamw'
-import { decayGroups } from '../../lib/optim/optimizer'
+import { adamw } from '../../lib/optim/adamw'
 import { noGrad } from '../../lib/autograd/tape'
 import { ascend } from '../../lib/techniques/sam'
 import { branches } from '../../lib/tensor/branches'
 import { getDevice } from '../../lib/tensor/device'
 import { keep, scope } from '../../lib/tensor/scope'
-import { tensor, type Tensor } from '../../lib/tensor/tensor'
+import type { Tensor } from '../../lib/tensor/tensor'
 import { attentionGrid, crossoverTable, measureAttention, timesTable } from '../attention/compare'
+import { gptSteps, type StepOptions } from './gpt_steps'
 import { deviceSeconds, stepMilliseconds } from './timing'
 import { composedAdamw, composedSam } from './unfused'
 
@@ -250,47 +250,22 @@ if (wants('optimizers')) {
   model.dispose()
 }
 
-interface StepOptions {
-  precision: 'f32' | 'bf16'
-  graphs: boolean
-  checkpointing: boolean
-}
-
 /** Milliseconds and peak bytes of training steps; two are under way at a time, as in the trainer. */
-async function trainSteps(config: GPTConfig, batch: number, { precision, graphs, checkpointing }: StepOptions) {
-  const model = new GPT({ ...config, checkpointing }, { device })
-  model.setComputeDType(precision)
-  const optimizer = new AdamW(decayGroups(model.namedParameters(), 0.1), { beta1: 0.9, beta2: 0.99 })
-  const size = batch * config.context
-  const ids = (shift: number) => Int32Array.from({ length: size }, (_, i) => (Math.imul(i + shift, 2654435761 | 0) >>> 8) % config.vocab)
-  const [inputs, targets] = [ids(0), ids(1)]
-  const step = () =>
-    scope(() => {
-      const work = () => {
-        const on = { device }
-        const loss = model.loss(tensor(inputs, [batch, config.context], on), tensor(targets, [batch, config.context], on))
-        backward(loss)
-        const { clip } = clipGradNorm(model.parameters().map((parameter) => parameter.grad!), { maxNorm: 1 })
-        optimizer.step(1e-4, clip)
-        optimizer.zeroGrad()
-        return loss
-      }
-      return { loss: (graphs ? device.repeating(work) : work()).item() }
-    })
+async function trainSteps(config: GPTConfig, batch: number, options: StepOptions) {
+  const { step, dispose } = gptSteps(device, config, batch, options)
   device.resetPeak()
   const before = (await device.synchronize()).graphReplays
   const pending: Promise<number>[] = []
   let last = NaN
   const ms = await stepMilliseconds(async () => {
-    pending.push(step().loss)
+    pending.push(step())
     if (pending.length > 1) last = await pending.shift()!
   }, values.quick ? 3 : 30)
   last = await pending.pop()!
   const { peakBytes, graphReplays } = await device.synchronize()
-  const tokens = size
+  const tokens = batch * config.context
   const flopsPerToken = 6 * (12 * config.layers * config.width ** 2 + config.vocab * config.width) + 6 * config.layers * config.width * config.context
-  optimizer.dispose()
-  model.dispose()
+  dispose()
   return { ms, peakBytes, graphReplays: graphReplays - before, loss: last, tokensPerSecond: (1000 * tokens) / ms, tflops: (flopsPerToken * tokens) / ms / 1e9 }
 }
 
