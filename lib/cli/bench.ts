@@ -20,7 +20,12 @@ export async function benchCommand(flags: Record<string, unknown>, stdout: Writa
   const file = typeof flags.config === 'string' ? await readConfigFile(flags.config) : undefined
   const { values } = resolveTrainConfig({ flags: { steps: 30, warmup: 0, ...flags }, ...(file ? { file } : {}) })
   const { context, batch, seed, steps } = values
-  const config = { ...values, steps: steps + kWarmUp, evalEvery: steps + kWarmUp + 1 }
+  // Off the CPU, timing operators keeps a step from running as one graph: they have steps of their own.
+  const device = getDevice(values.device)
+  const apart = device.name !== 'cpu'
+  const timedFrom = apart ? kWarmUp + steps : kWarmUp
+  const all = timedFrom + steps
+  const config = { ...values, steps: all, evalEvery: all + 1 }
   const order = new Permutation(2 ** 40, seed)
   const tokens = Uint8Array.from({ length: 20 * context + 1 }, (_, i) => order.at(i) & 255)
   const data: TextDataset = {
@@ -35,23 +40,26 @@ export async function benchCommand(flags: Record<string, unknown>, stdout: Writa
   }
   const run = await startTraining({ ...config, json: false }, data)
   try {
-    const device = getDevice(run.device)
     const measured: StepMetrics[] = []
+    const timed: StepMetrics[] = []
     // The trainer is ahead of what it reports: the profile begins when the device has done all of that.
     let since = performance.now()
     for await (const metrics of run.trainer.train()) {
-      if (metrics.step === kWarmUp) {
+      if (metrics.step === timedFrom) {
+        device.timeOperators(apart)
         device.profile(true)
         since = performance.now()
       }
-      if (metrics.step > kWarmUp) measured.push(metrics)
+      if (metrics.step > kWarmUp && metrics.step <= kWarmUp + steps) measured.push(metrics)
+      if (metrics.step > timedFrom) timed.push(metrics)
     }
     const profile = device.profile()
     const profiledMs = performance.now() - since
+    device.timeOperators(false)
     const stepMs = median(measured.map((m) => m.stepMs))
     const { tokens: perStep, flops, peakBytes } = measured.at(-1)!
     const gflops = flops / stepMs / 1e6
-    const meanMs = measured.reduce((sum, m) => sum + m.stepMs, 0) / measured.length
+    const meanMs = timed.reduce((sum, m) => sum + m.stepMs, 0) / timed.length
     const ceilings: Ceilings | undefined =
       run.peakFlops === undefined ? undefined : { gflops: run.peakFlops / 1e9, gbs: addon.measurePeaks().bandwidthGbs }
     const operators = operatorRows(profile, profiledMs / meanMs, ceilings)
@@ -79,6 +87,7 @@ export async function benchCommand(flags: Record<string, unknown>, stdout: Writa
       `${stepMs.toFixed(2)} ms a step (median of ${steps}), ${formatCount(result.tokens_per_second)} tokens/s, ` +
         `${gflops.toFixed(1)} GFLOP/s${share}, ${formatBytes(peakBytes)}\n`,
     )
+    if (apart) stdout.write(`${meanMs.toFixed(2)} ms a step while operators are timed one by one:\n`)
     stdout.write(operatorTable(operators, meanMs))
     return 0
   } finally {

@@ -43,7 +43,11 @@ describe.each(testDevices().map(({ name }) => name))('%s', (device) => {
         expect(found.losses).toEqual(plain.losses)
         expect(found.peak).toBeLessThan(0.8 * plain.peak)
         if (device === 'cpu') expect(found.copies).toBe(0)
-        else expect([found.copies > 500, found.beside > (techniques.length > 1 ? 0 : 1)]).toEqual([true, true])
+        else {
+          expect(found.copies).toBeGreaterThan(500)
+          // Of a real GPU: as many as fit in the time of a copy.
+          expect(found.beside).toBeGreaterThan(process.env.GPUSIM_HOME && techniques.length === 1 ? 1 : 0)
+        }
       }
     }
     const budget = plain.begins + Math.floor(0.9 * plain.peak)

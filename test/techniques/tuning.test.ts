@@ -34,6 +34,13 @@ function model(config: Partial<GPTConfig> = {}): GPT {
 }
 const logits = async (gpt: GPT) => noGrad(() => gpt.logits(ids())).toFloat64()
 
+/** The same bits; on a GPU, whose library rounds once less where a bias and an activation follow a product, nearly so. */
+async function expectSame(gpt: GPT, before: Float64Array): Promise<void> {
+  const found = await logits(gpt)
+  if (gpt.tokenEmbedding.weight.tensor.device.name === 'cpu') expect(found).toEqual(before)
+  else expect(relative(found, before)).toBeLessThan(1e-6)
+}
+
 /** Paths of the parameters that get a gradient. */
 function withGradient(gpt: GPT): string[] {
   scope(() => backward(gpt.loss(ids(), targets())))
@@ -57,7 +64,7 @@ describe('adapters', () => {
     const gpt = model()
     const before = await logits(gpt)
     addAdapters(gpt, { form: 'houlsby', bottleneck: 4, deviation: 0 })
-    expect(await logits(gpt)).toEqual(before)
+    await expectSame(gpt, before)
   })
 
   test('the head of a classifier is trained with them', () => {
@@ -74,7 +81,7 @@ describe('IA3', () => {
     const gpt = model()
     const before = await logits(gpt)
     expect(addIA3(gpt)).toBe(layers * (width + width + hidden))
-    expect(await logits(gpt)).toEqual(before)
+    await expectSame(gpt, before)
     expect(withGradient(gpt).every((path) => path.includes('.adapter.'))).toBe(true)
     const generator = new Generator(3)
     for (const { adapter } of ia3Layers(gpt).values()) {
