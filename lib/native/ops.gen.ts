@@ -274,7 +274,7 @@ export const opTable: OpDescription[] = [
   },
   {
     name: 'csr_attention_backward',
-    inputs: [input('grad_out'), input('q'), input('k'), input('v'), input('lse'), input('row_starts'), input('columns'), input('column_starts'), input('column_rows'), input('places'), input('key_mask', '?'), input('segments', '?'), input('turn_starts', '?'), input('turn_quads', '?')],
+    inputs: [input('grad_out'), input('q'), input('k'), input('v'), input('lse'), input('row_starts'), input('columns'), input('column_starts'), input('column_rows'), input('places'), input('key_mask', '?'), input('segments', '?'), input('turn_starts', '?'), input('turn_quads', '?'), input('turn_order', '?')],
     attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'causal', type: 'flag' }, { name: 'scale', type: 'number' }, { name: 'entries', type: 'integers' }, { name: 'layout', type: 'integer' }],
   },
   {
@@ -845,4 +845,4 @@ export const opTable: OpDescription[] = [
 ]
 
 /** Of the table that the addon must have; see addon.opsHash(). */
-export const opTableHash = 3330188899
+export const opTableHash = 1725214879

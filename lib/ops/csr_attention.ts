@@ -69,8 +69,8 @@ export class CsrLayout {
 
   /**
    * @internal row_starts, columns; then column_starts, column_rows, places; of enough stacked copies for a call with so many
-   * (batch entry, head) pairs. A CPU needs no copies; on a GPU the copies together should keep it busy, and turn_starts and
-   * turn_quads follow.
+   * (batch entry, head) pairs. A CPU needs no copies; on a GPU the copies together should keep it busy, places are slots, and
+   * turn_starts, turn_quads and turn_order follow.
    */
   on(device: Device, pairs: number, group: number): Tensor[] {
     const { queries, keys } = this.sizes
@@ -86,7 +86,7 @@ export class CsrLayout {
       }
       const list = (values: Int32Array) => keep(tensor(values, [values.length], { device, dtype: 'i32' }))
       const lists = this.stacked(copies)
-      if (gpu) lists.push(...turnLists(lists[4]))
+      if (gpu) lists.splice(4, 1, ...turnLists(lists[4]))
       found = { device, copies, tensors: lists.map(list) }
       this.copies.push(found)
     }
@@ -131,22 +131,76 @@ export class CsrLayout {
 }
 
 /**
- * How a GPU brings numbers of entries from the order of rows into that of columns, `turnPiece` of the latter at a time: piece i
- * finds its entries in the groups of four quads[starts[i]] .. quads[starts[i + 1] - 1], entries 4 * quad to 4 * quad + 3.
+ * How a GPU brings numbers of entries from the order of rows into that of columns, `turnPiece` of the latter at a time, through
+ * shared memory. Piece i finds its entries in the groups of four quads[starts[i]] .. quads[starts[i + 1] - 1], entries 4 * quad to
+ * 4 * quad + 3. 16 threads store at once, entry k of 16 quads, and 16 load at once, neighbouring places; so among the 16 places
+ * from a multiple of 16 on, slots are dealt out in such a way that those of either kind lie in different banks. slots[entry] is the
+ * place but for the lowest four bits; those of place p's slot are bits 4 * (p % 8) and up of order[p >> 3].
  */
-function turnLists(places: Int32Array): [starts: Int32Array, quads: Int32Array] {
-  const sources = new Int32Array(places.length)
-  for (let e = 0; e < places.length; ++e) sources[places[e]] = e >> 2
-  const starts = new Int32Array(Math.ceil(places.length / turnPiece) + 1)
-  const quads = new Int32Array(places.length)
-  let count = 0
+function turnLists(places: Int32Array): [slots: Int32Array, starts: Int32Array, quads: Int32Array, order: Int32Array] {
+  const total = places.length
+  const sources = new Int32Array(total)
+  for (let e = 0; e < total; ++e) sources[places[e]] = e >> 2
+  const starts = new Int32Array(Math.ceil(total / turnPiece) + 1)
+  const quads = new Int32Array(total)
+  const stores = new Int32Array(total)
+  let [count, stored] = [0, 0]
   for (let piece = 0; piece + 1 < starts.length; ++piece) {
     for (const quad of sources.subarray(piece * turnPiece, (piece + 1) * turnPiece).sort()) {
-      if (count === starts[piece] || quads[count - 1] !== quad) quads[count++] = quad
+      if (count > starts[piece] && quads[count - 1] === quad) continue
+      for (let e = 4 * quad; e < Math.min(4 * quad + 4, total); ++e) {
+        if (Math.floor(places[e] / turnPiece) === piece) stores[e] = 4 * (stored + ((count - starts[piece]) >> 4)) + (e & 3)
+      }
+      quads[count++] = quad
     }
     starts[piece + 1] = count
+    stored += (count - starts[piece] + 15) >> 4
   }
-  return [starts, quads.slice(0, count)]
+  const banks = differentBanks(stores, places.map((place) => place >> 4))
+  const order = new Int32Array(2 * Math.ceil(total / 16))
+  for (const [e, place] of places.entries()) order[place >> 3] |= banks[e] << (4 * (place & 7))
+  return [places.map((place, e) => (place & ~15) | banks[e]), starts, quads.slice(0, count), order]
+}
+
+/**
+ * Numbers 0 to 15, different ones within each group of `a` and within each of `b`, which have at most 16 entries. An edge colouring
+ * of a bipartite graph: entries are paired within their groups, neighbours along the chains of pairs go to different halves, and
+ * each half is halved again, four times.
+ */
+function differentBanks(a: Int32Array, b: Int32Array): Uint8Array {
+  const total = a.length
+  const banks = new Uint8Array(total)
+  for (let bit = 0; bit < 4; ++bit) {
+    const pairs = [a, b].map((groups) => {
+      const pair = new Int32Array(total).fill(-1)
+      const open = new Int32Array((groups.reduce((most, group) => Math.max(most, group), 0) + 1) << bit).fill(-1)
+      for (let e = 0; e < total; ++e) {
+        const half = (groups[e] << bit) | banks[e]
+        const other = open[half]
+        open[half] = other < 0 ? e : -1
+        if (other < 0) continue
+        pair[e] = other
+        pair[other] = e
+      }
+      return pair
+    })
+    const sides = new Int8Array(total).fill(-1)
+    for (let first = 0; first < total; ++first) {
+      if (sides[first] >= 0) continue
+      sides[first] = 0
+      for (const way of [0, 1]) {
+        let at = first
+        for (let step = way; ; step = 1 - step) {
+          const next = pairs[step][at]
+          if (next < 0 || sides[next] >= 0) break
+          sides[next] = 1 - sides[at]
+          at = next
+        }
+      }
+    }
+    for (let e = 0; e < total; ++e) banks[e] = (banks[e] << 1) | sides[e]
+  }
+  return banks
 }
 
 /** A layout from the keys that each query lists: lists[query], or lists[head][query]. @throws ERR_ARGUMENT */
@@ -241,7 +295,7 @@ export function csrAttention(q: Tensor, k: Tensor, v: Tensor, layout: CsrLayout,
   const lists = layout.on(q.device, q.shape[0] * heads, Math.max(1, Math.floor(heads / kvHeads)))
   const masks = [options.keyMask ?? null, options.segments ?? null]
   const [out, lse] = run('csr_attention', [q, k, v, ...lists.slice(0, 2), ...masks], attrs)
-  const turns = [lists[5] ?? null, lists[6] ?? null]
+  const turns = [lists[5] ?? null, lists[6] ?? null, lists[7] ?? null]
   record('csr_attention', [q, k, v], [out], [q, k, v, lse, ...lists.slice(0, 5), ...masks, ...turns], ([grad], saved) => {
     const g = grad!.dtype === saved[0]!.dtype ? grad! : run('cast', [grad!], { dtype: saved[0]!.dtype })[0]
     return run('csr_attention_backward', [g, ...saved], attrs)

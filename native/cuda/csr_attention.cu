@@ -8,7 +8,8 @@
 // A row starts anywhere, so the packs at its ends are moved number by number. Bound by bytes.
 // Turn: probabilities and score gradients from the order of rows into that of the transposed lists. A block owns 4096 places
 // of the latter. It reads packs of 4 entries in the order of rows, which the layout lists for it, puts what is its own into
-// shared memory, and writes whole lines. 1 pack a list entry; bound by bytes, 32 KB of shared memory (f64: 64 KB).
+// shared memory, and writes whole lines. 1 pack a list entry; bound by bytes, 32 KB of shared memory (f64: 64 KB). The layout
+// deals out slots so that no two of f32's stores or loads at once lie in the same bank.
 // Warps an SM: pack_kernel 32, unpack_kernel 32, csr_softmax_kernel 24, csr_softmax_backward_kernel 32, csr_turn_kernel 48.
 #include "cuda/rows.cuh"
 #include "cuda/sparse_library.h"
@@ -343,7 +344,7 @@ constexpr int kTurnPiece = 4096;  // as in lib/ops/csr_attention.ts
 
 template <class A>
 struct Turn {
-  const int32_t *places, *starts, *quads;
+  const int32_t *slots, *starts, *quads, *order;
   int64_t entries;
   const A* from[2];
   A* to[2];
@@ -353,9 +354,6 @@ template <class A>
 struct alignas(2 * sizeof(A)) Turned {
   A probability, grad;
 };
-// Neighbours in a row go to places one column's length apart, often a power of 2: other banks for them. Some still meet, about
-// two at a time; that costs less than a twentieth of the time in which the numbers arrive.
-__device__ __forceinline__ int turned_slot(int place) { return place ^ ((place >> 5 ^ place >> 10) & 31); }
 
 template <class A>
 __global__ void __launch_bounds__(kThreads) csr_turn_kernel(Turn<A> t) {
@@ -363,25 +361,25 @@ __global__ void __launch_bounds__(kThreads) csr_turn_kernel(Turn<A> t) {
   auto* const held = reinterpret_cast<Turned<A>*>(turn_memory);
   const int64_t first = int64_t{blockIdx.x} * kTurnPiece;
   const int count = static_cast<int>(t.entries - first < kTurnPiece ? t.entries - first : kTurnPiece);
-  const auto hold = [&](int32_t place, A p, A d) {
-    const int64_t own = place - first;
-    if (own >= 0 && own < count) held[turned_slot(static_cast<int>(own))] = {p, d};
+  const auto hold = [&](int32_t slot, A p, A d) {
+    const int64_t own = slot - first;
+    if (own >= 0 && own < kTurnPiece) held[own] = {p, d};
   };
   const int end = t.starts[blockIdx.x + 1];
   for (int q = t.starts[blockIdx.x] + static_cast<int>(threadIdx.x); q < end; q += kThreads) {
     const int64_t i = int64_t{4} * t.quads[q];
     if (i + 4 <= t.entries) {
-      const auto places = load_piece<4>(t.places + i);
+      const auto slots = load_piece<4>(t.slots + i);
       const auto p = load_piece<4>(t.from[0] + i), d = load_piece<4>(t.from[1] + i);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) hold(places.at[k], p.at[k], d.at[k]);
+      for (int k = 0; k < 4; ++k) hold(slots.at[k], p.at[k], d.at[k]);
     } else {
-      for (int64_t e = i; e < t.entries; ++e) hold(t.places[e], t.from[0][e], t.from[1][e]);
+      for (int64_t e = i; e < t.entries; ++e) hold(t.slots[e], t.from[0][e], t.from[1][e]);
     }
   }
   __syncthreads();
   for (int j = static_cast<int>(threadIdx.x); j < count; j += kThreads) {
-    const Turned<A> own = held[turned_slot(j)];
+    const Turned<A> own = held[(j & ~15) | (t.order[(first + j) >> 3] >> (4 * (j & 7)) & 15)];
     t.to[0][first + j] = own.probability;
     t.to[1][first + j] = own.grad;
   }
@@ -572,7 +570,7 @@ int32_t csr_attention_backward(const KernelArgs* args) {
     return kOk;
   }
   if (!args->inputs[12].present()) {
-    std::snprintf(args->error, kErrorText, "csr_attention_backward needs turn_starts and turn_quads on a GPU");
+    std::snprintf(args->error, kErrorText, "csr_attention_backward needs turn_starts, turn_quads and turn_order on a GPU");
     return kKernel;
   }
   return dispatch_floating(args->inputs[1].dtype, [&](auto tag) -> int32_t {
@@ -605,7 +603,7 @@ int32_t csr_attention_backward(const KernelArgs* args) {
         csr_softmax_backward_kernel<A, 4><<<blocks, kThreads, 0, stream>>>(rows, lists, args->inputs[4].as<const A>() + first * p.queries);
         LF_STEP(launched(args));
         LF_STEP(turn<A>(args, {args->inputs[9].as<const int32_t>(), args->inputs[12].as<const int32_t>(), args->inputs[13].as<const int32_t>(),
-                               entries, {scores, grads}, {turned_probabilities, turned_grads}}));
+                               args->inputs[14].as<const int32_t>(), entries, {scores, grads}, {turned_probabilities, turned_grads}}));
         // Each result takes the place of what is not needed any more.
         LF_STEP(sparse_product<A>(args, turned, p.width, turned_probabilities, grad, v));
         LF_STEP(sparse_product<A>(args, pattern, p.width, grads, k, grad));

@@ -3,7 +3,8 @@
 // along the diagonal: copy i has rows from i * queries and columns from i * keys on, so a device may compute many pairs as
 // one sparse matrix. Pair p of batch * heads uses copy p mod copies; `entries` are those of each different pattern, in turn.
 // The gradient also gets the transposed lists (column_starts, column_rows) and where each entry stands there (places); a device
-// that reorders numbers by pieces of 4096 in the transposed order also which groups of four entries each piece takes them from.
+// that reorders numbers by pieces of 4096 in the transposed order also which groups of four entries each piece takes them from, and
+// its places are slots: in another order among every 16, which turn_order tells.
 // Besides the lists, the causal rule, segments and key_mask hide pairs as in attention. Rows that see nothing give zeros.
 // Built in lib/ops/csr_attention.ts. Bound by reading a row of keys and of values for each pair.
 #ifdef LF_SCHEMA_PASS
@@ -89,7 +90,8 @@ LF_OP({.name = "csr_attention_backward",
                   {.name = "key_mask", .optional = true},
                   {.name = "segments", .optional = true},
                   {.name = "turn_starts", .optional = true},
-                  {.name = "turn_quads", .optional = true}},
+                  {.name = "turn_quads", .optional = true},
+                  {.name = "turn_order", .optional = true}},
        .attrs = csr_attrs(),
        .shape =
            [](OpCall& call) {
@@ -104,13 +106,17 @@ LF_OP({.name = "csr_attention_backward",
                call.fail(kShape, "column_starts has shape %s, needs [%lld]", shape_text(call.in(7)).c_str(),
                          (long long)(copies * s.keys + 1));
              }
-             if (call.has(12) != call.has(13)) call.fail(kArgument, "turn_starts and turn_quads go together");
+             if (call.has(12) != call.has(13) || call.has(12) != call.has(14)) {
+               call.fail(kArgument, "turn_starts, turn_quads and turn_order go together");
+             }
              if (call.has(12)) {
-               for (int i = 12; i < 14; ++i) call.check_dtype(i, DType::kI32);
+               for (int i = 12; i < 15; ++i) call.check_dtype(i, DType::kI32);
                const long long pieces = (call.in(6).numel + 4095) / 4096;
                if (call.in(12).numel != pieces + 1) {
                  call.fail(kShape, "turn_starts has shape %s, needs [%lld]", shape_text(call.in(12)).c_str(), pieces + 1);
                }
+               const long long words = 2 * ((call.in(6).numel + 15) / 16);
+               if (call.in(14).numel != words) call.fail(kShape, "turn_order has shape %s, needs [%lld]", shape_text(call.in(14)).c_str(), words);
              }
              for (int i = 1; i < 4; ++i) call.output_like(call.in(i));
            },
