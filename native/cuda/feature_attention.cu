@@ -20,8 +20,20 @@ int64_t states_of(const KernelArgs* args, int at, bool sums) {
   return up(count * q.shape[3] * (sums ? up(v.shape[3], 8) * 8 : 1), 4) * 4;
 }
 
+// And what segments of them add, in f32.
+int64_t segments_of(const KernelArgs* args, int at, bool backward) {
+  const TensorView &q = args->inputs[at], &k = args->inputs[at + 1], &v = args->inputs[at + 2];
+  if (q.dtype == DType::kF64) return 0;
+  const auto of = [&](int64_t tokens) {
+    const int64_t chunks = up(args->flag(0) ? k.shape[1] : tokens, kFeatureChunk<float>);
+    return segment_floats(feature_segments(k.shape[0] * k.shape[2], q.shape[3], v.shape[3], args->flag(0) ? chunks - 1 : chunks));
+  };
+  const int64_t keys = of(k.shape[1]), queries = backward ? of(q.shape[1]) : 0;
+  return keys > queries ? keys : queries;
+}
+
 template <class T>
-Features<T> problem(const KernelArgs* args, int at, int shifts) {
+Features<T> problem(const KernelArgs* args, int at, int shifts, bool backward) {
   const TensorView &q = args->inputs[at], &k = args->inputs[at + 1], &v = args->inputs[at + 2];
   const TensorView &q_shift = args->inputs[shifts], &k_shift = args->inputs[shifts + 1];
   Features<T> p{};
@@ -32,7 +44,8 @@ Features<T> problem(const KernelArgs* args, int at, int shifts) {
   p.k_shift = k_shift.present() ? k_shift.as<const T>() : nullptr;
   p.states = args->workspace;
   p.totals = static_cast<Acc<T>*>(args->workspace) + states_of(args, at, true);
-  p.factors = p.totals + states_of(args, at, false);
+  if constexpr (sizeof(T) < 8) p.segment_sums = p.totals + states_of(args, at, false);
+  p.factors = p.totals + states_of(args, at, false) + segments_of(args, at, backward);
   p.deltas = p.factors + q.shape[0] * q.shape[1] * q.shape[2];
   p.batch = static_cast<int>(q.shape[0]);
   p.queries = static_cast<int>(q.shape[1]);
@@ -55,7 +68,7 @@ Features<T> problem(const KernelArgs* args, int at, int shifts) {
 int32_t feature_attention(const KernelArgs* args) {
   return dispatch_floating(args->inputs[0].dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;
-    Features<T> p = problem<T>(args, 0, 3);
+    Features<T> p = problem<T>(args, 0, 3, false);
     p.result = args->outputs[0].as<T>();
     p.norm_out = args->outputs[1].as<Acc<T>>();
     p.width_packs = p.width_packs && aligned16(p.result);
@@ -68,13 +81,13 @@ int32_t feature_attention(const KernelArgs* args) {
 
 int64_t forward_workspace(const KernelArgs* args) {
   const int64_t size = args->inputs[0].dtype == DType::kF64 ? 8 : 4;
-  return size * (states_of(args, 0, true) + states_of(args, 0, false));
+  return size * (states_of(args, 0, true) + states_of(args, 0, false) + segments_of(args, 0, false));
 }
 
 int32_t feature_attention_backward(const KernelArgs* args) {
   return dispatch_floating(args->inputs[1].dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;
-    Features<T> p = problem<T>(args, 1, 6);
+    Features<T> p = problem<T>(args, 1, 6, true);
     p.grad_out = args->inputs[0].as<const T>();
     p.out = args->inputs[4].as<const T>();
     p.norm = args->inputs[5].as<const Acc<T>>();
@@ -96,7 +109,7 @@ int32_t feature_attention_backward(const KernelArgs* args) {
 
 int64_t backward_workspace(const KernelArgs* args) {
   const int64_t size = args->inputs[1].dtype == DType::kF64 ? 8 : 4;
-  return size * (states_of(args, 1, true) + states_of(args, 1, false) + 2 * args->inputs[5].numel);
+  return size * (states_of(args, 1, true) + states_of(args, 1, false) + segments_of(args, 1, true) + 2 * args->inputs[5].numel);
 }
 
 }  // namespace

@@ -19,6 +19,7 @@ struct Features {
   const A* norm;
   A *norm_out, *totals, *factors, *deltas;  // 1 / norm and -(grad_out . out) of every query: [batch, heads, queries]
   void* states;
+  float* segment_sums;
   int batch, queries, keys, heads, kv_heads, features, width, map, group, chunks, offset;
   bool causal, feature_packs, width_packs;
   A eps;
@@ -67,6 +68,22 @@ __global__ void __launch_bounds__(256) feature_factors(Features<T> p) {
 }
 
 inline int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
+
+// How tensor-core kernels walk along the chunks for states: in segments, side by side, where heads and tiles are few. By shapes
+// alone, as their sums need room.
+constexpr int kSegmentPacks = 9;  // of four sums, a thread
+struct FeatureSegments {
+  int blocks, count, steps, all_steps;  // blocks of a segment; steps of one segment and of all
+};
+inline FeatureSegments feature_segments(int64_t heads, int64_t features, int64_t width, int64_t steps) {
+  const int64_t blocks = heads * up(features, 64) * (width ? up(width, 64) : 1), most = steps / 4 < 16 ? steps / 4 : 16;
+  int64_t count = blocks ? 256 / blocks : 1;
+  if (count > most) count = most;
+  if (count < 1) count = 1;
+  const int64_t of_segment = up(steps, count);
+  return {static_cast<int>(blocks), static_cast<int>(steps > 0 ? up(steps, of_segment) : 1), static_cast<int>(of_segment), static_cast<int>(steps)};
+}
+inline int64_t segment_floats(const FeatureSegments& segments) { return segments.count > 1 ? int64_t{segments.count} * segments.blocks * kSegmentPacks * 128 * 4 : 0; }
 
 // The first chunk of queries, below 0 where some stand before the first key, and the number of chunks.
 template <class T>

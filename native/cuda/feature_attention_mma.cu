@@ -68,45 +68,66 @@ struct OwnChunks {
   __device__ __forceinline__ int chunk() const { return thread % kRowChunks<E>; }
 };
 
-// Rows from `first` and columns from `column` on, as they are; asynchronous where the tile is of their format.
+// Rows from `first` and columns from `column` on, as they are, into a tile of E. Asynchronous where the tile is of their format;
+// otherwise begin() leaves whole chunks in registers, and finish() puts them into the tile.
 template <class E, class T>
-__device__ __forceinline__ void load(char* tile, const Rows<T>& m, int first, int column) {
-  constexpr int kItems = Pack<E>::n;
-  const OwnChunks<E> own;
-  column += own.chunk() * kItems;
-  if constexpr (std::is_same_v<E, T>) {
+struct TileLoad {
+  static constexpr bool kSame = std::is_same_v<E, T>;
+  static constexpr int kItems = Pack<E>::n;
+  Piece<T, kItems> held[kSame ? 1 : kOwnChunks<E>];
+
+  __device__ __forceinline__ void begin(char* tile, const Rows<T>& m, int first, int column) {
+    const OwnChunks<E> own;
+    column += own.chunk() * kItems;
     if (m.packs) {
-      const uint32_t base = shared_address(tile);
 #pragma unroll
       for (int i = 0; i < kOwnChunks<E>; ++i) {
         const int l = own.row(i), row = first + l;
         const bool inside = m.has(row) && column < m.columns;
         const T* from = inside ? m.base + row * m.stride + column : m.base;
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(base + chunk_at<kRowChunks<E>>(l, own.chunk())), "l"(from),
-                     "r"(inside ? 16 : 0)
-                     : "memory");
+        if constexpr (kSame) {
+          asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(tile) + chunk_at<kRowChunks<E>>(l, own.chunk())),
+                       "l"(from), "r"(inside ? 16 : 0)
+                       : "memory");
+        } else {
+          held[i] = {};
+          if (inside) held[i] = load_piece<kItems>(from);
+        }
       }
       return;
     }
-  }
 #pragma unroll 1
-  for (int i = 0; i < kOwnChunks<E>; ++i) {
-    const int l = own.row(i), row = first + l;
-    const T* from = m.base + row * m.stride + column;
-    Piece<T, kItems> x = {};
-    if (m.packs) {
-      if (m.has(row) && column < m.columns) x = load_piece<kItems>(from);
-    } else {
+    for (int i = 0; i < kOwnChunks<E>; ++i) {
+      const int l = own.row(i), row = first + l;
+      Piece<T, kItems> x = {};
 #pragma unroll
       for (int k = 0; k < kItems; ++k) {
-        if (m.has(row) && column + k < m.columns) x.at[k] = from[k];
+        if (m.has(row) && column + k < m.columns) x.at[k] = m.base[row * m.stride + column + k];
       }
+      put(tile, l, own.chunk(), x);
     }
+  }
+  __device__ __forceinline__ void finish(char* tile, bool packs) const {
+    if constexpr (!kSame) {
+      if (!packs) return;
+      const OwnChunks<E> own;
+#pragma unroll
+      for (int i = 0; i < kOwnChunks<E>; ++i) put(tile, own.row(i), own.chunk(), held[i]);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ static void put(char* tile, int row, int chunk, const Piece<T, kItems>& x) {
     Pack<E> pack;
 #pragma unroll
     for (int k = 0; k < kItems; ++k) pack.at[k] = narrow<E>(widen(x.at[k]));
-    store_pack(reinterpret_cast<E*>(tile + chunk_at<kRowChunks<E>>(l, own.chunk())), pack);
+    store_pack(reinterpret_cast<E*>(tile + chunk_at<kRowChunks<E>>(row, chunk)), pack);
   }
+};
+
+// of[i] asynchronously, 0 where it is not inside.
+__device__ __forceinline__ void copy_number(float& to, const float* of, int64_t i, bool inside) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(&to)), "l"(of + (inside ? i : 0)), "r"(inside ? 4 : 0) : "memory");
 }
 
 // Rows of q or k of one head.
@@ -134,48 +155,45 @@ __device__ __forceinline__ Rows<T> grads_of(const Features<T>& p, int b, int hea
   return {p.grad_out + (int64_t{b} * p.queries * p.heads + head) * p.width, int64_t{p.heads} * p.width, p.queries, p.width, p.width_packs};
 }
 
-// phi of the 64 rows from `first` on, in two steps, so that copies are under way meanwhile: begin() beside load(), and after the
-// copies map(), in which each thread changes what it has copied. A row's threads are of one warp, whose rows of `shifts` no other
-// warp reads; between map() and the next begin() stands a barrier.
+// phi of the 64 rows from `first` on, in two steps, so that copies are under way meanwhile: begin() beside those of the tile, and,
+// when they are there, map(), in which each thread changes what it has copied. The 16 rows of a warp's threads are no other warp's.
 template <class T>
 struct FeatureLoader {
   using E = Element<T>;
   float* shifts;  // 64, in shared memory
-  int first;
+  float shift;  // of row own_row()
 
-  __device__ __forceinline__ void begin(const FeatureRows<T>& m, int first_row) {
-    first = first_row;
-    for_rows([&](int l) { shifts[l] = m.shift_of(first + l); });
+  // Of lanes 0 to 15: one of their warp's rows each.
+  __device__ __forceinline__ static bool has_row() { return threadIdx.x % 32 < 16; }
+  __device__ __forceinline__ static int own_row() {
+    constexpr int kRows = 32 / kRowChunks<E>;  // of a warp's chunk i
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    return warp * kRows + lane % kRows + lane / kRows * (kThreads / kRowChunks<E>);
   }
-  // One of each row's threads.
-  template <class Body>
-  __device__ __forceinline__ static void for_rows(Body&& body) {
-    const OwnChunks<E> own;
-    if (own.chunk() == 0) {
-#pragma unroll
-      for (int i = 0; i < kOwnChunks<E>; ++i) body(own.row(i));
-    }
+  __device__ __forceinline__ void begin(const FeatureRows<T>& m, int first) {
+    shift = has_row() ? m.shift_of(first + own_row()) : 0.f;
   }
-  // Times factor(row of the tile).
+  // Times factor(row of the tile). Between two calls stands a barrier.
   template <class Factor>
-  __device__ __forceinline__ void map(const Features<T>& p, char* tile, int rows, int feature, Factor&& factor) const {
+  __device__ __forceinline__ void map(const Features<T>& p, char* tile, int first, int rows, int feature, Factor&& factor) const {
     constexpr int kItems = Pack<E>::n;
     const OwnChunks<E> own;
     const int left = p.features - feature - own.chunk() * kItems;
+    if (has_row()) shifts[own_row()] = shift;
     __syncwarp();
-#pragma unroll 1
+#pragma unroll 2
     for (int i = 0; i < kOwnChunks<E>; ++i) {
       const int l = own.row(i), count = first + l >= 0 && first + l < rows ? left : 0;
-      const float shift = shifts[l];
+      const float shift_of_row = shifts[l];
       auto* const at = reinterpret_cast<E*>(tile + chunk_at<kRowChunks<E>>(l, own.chunk()));
       Pack<E> pack = load_pack(at);
 #pragma unroll
-      for (int k = 0; k < kItems; ++k) pack.at[k] = narrow<E>(k < count ? p.phi(widen(pack.at[k]) - shift) * factor(l) : 0.f);
+      for (int k = 0; k < kItems; ++k) pack.at[k] = narrow<E>(k < count ? p.phi(widen(pack.at[k]) - shift_of_row) * factor(l) : 0.f);
       store_pack(at, pack);
     }
   }
-  __device__ __forceinline__ void map(const Features<T>& p, char* tile, int rows, int feature) const {
-    map(p, tile, rows, feature, [](int) { return 1.f; });
+  __device__ __forceinline__ void map(const Features<T>& p, char* tile, int first, int rows, int feature) const {
+    map(p, tile, first, rows, feature, [](int) { return 1.f; });
   }
 };
 
@@ -270,7 +288,7 @@ __device__ __forceinline__ void add_product(float (&c)[kSide / 8][4], const Left
   const int lane = this_thread() % 32;
   const int g = lane / 4, t = lane % 4;
   if constexpr (sizeof(E) == 2) {
-#pragma unroll 2
+#pragma unroll 1  // more of them take registers that four blocks do not have
     for (int k = 0; k < kSide / 16; ++k) {
       uint32_t a[4];
       x.get(a, k, lane);
@@ -385,20 +403,21 @@ __device__ __forceinline__ void store_rows(const float (&c)[kSide / 8][4], char*
 constexpr int kStateTiles = 5, kRowTiles = 6;
 
 // The state before each chunk, or, without a causal rule, that of all tokens. kQueries: of phi(q) / norm and grad_out, from the last
-// chunk on. Totals: of phi(k), or of phi(q) / norm times delta.
-template <class T, bool kQueries>
-__global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_states(Features<T> p) {
+// chunk on. Totals: of phi(k), or of phi(q) / norm times delta. Steps are cut into segments, each with blocks of its own: the first
+// launch (kSums) leaves what each segment adds, the second one begins with the sums of those before its own.
+template <class T, bool kQueries, bool kSums>
+__global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_states(Features<T> p, FeatureSegments segments) {
 #if __CUDA_ARCH__ >= 800
   using E = Element<T>;
   extern __shared__ __align__(128) char shared[];
   __shared__ float deltas[kQueries ? 2 : 1][kSide], factors[kQueries ? kSide : 1], shifts[kSide];
   char* const staging = shared + 4 * kTileBytes<T>;
-  const int feature_tiles = (p.features + kSide - 1) / kSide, width_tiles = max((p.width + kSide - 1) / kSide, 1);
-  const int head = static_cast<int>(blockIdx.x) / (feature_tiles * width_tiles), tile = static_cast<int>(blockIdx.x) % (feature_tiles * width_tiles);
-  const int feature = tile / width_tiles * kSide, column = tile % width_tiles * kSide, b = head / p.kv_heads, g = head % p.kv_heads;
+  const int feature_tiles = (p.features + kSide - 1) / kSide, width_tiles = max((p.width + kSide - 1) / kSide, 1), tiles = feature_tiles * width_tiles;
+  const int segment = static_cast<int>(blockIdx.x) / segments.blocks, block = static_cast<int>(blockIdx.x) % segments.blocks;
+  const int head = block / tiles, feature = block % tiles / width_tiles * kSide, column = block % width_tiles * kSide;
+  const int b = head / p.kv_heads, g = head % p.kv_heads;
   const int lane = threadIdx.x % 32, row = static_cast<int>(threadIdx.x) / 32 * 16, pitch = state_pitch(p.width);
   const int tokens = kQueries ? p.queries : p.keys, group = kQueries ? p.group : 1;
-  const int steps = p.causal ? p.chunks - 1 : (tokens + kSide - 1) / kSide;
   float sums[kSide / 8][4] = {}, totals[4] = {};
   const auto store = [&](int chunk) {
     const int64_t at = int64_t{head} * (p.causal ? p.chunks : 1) + chunk;
@@ -410,40 +429,72 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_states(Featu
       if (column == 0 && lane % 4 == 0 && own < p.features) p.totals[at * p.features + own] = total;
     }
   };
-
-  // Item i: a chunk of tokens of one head. Two are in shared memory, features and then values or gradients.
-  FeatureLoader<T> loader{shifts, 0};
-  const auto head_of = [&](int i) { return kQueries ? g * p.group + i % group : g; };
-  const auto chunk_of = [&](int i) { return kQueries && p.causal ? steps - i / group : i / group; };
-  const auto tile_of = [&](int i) { return shared + i % 2 * 2 * kTileBytes<T>; };
-  const auto begin = [&](int i) {
-    const int h = head_of(i), first = chunk_of(i) * kSide - (kQueries && p.causal ? p.offset : 0);
-    const FeatureRows<T> rows(p, kQueries, b, h);
-    loader.begin(rows, first);
-    load<E>(tile_of(i), rows.rows, first, feature);
-    load<E>(tile_of(i) + kTileBytes<T>, kQueries ? grads_of(p, b, h) : values_of(p, b, h), first, column);
-    commit_copies();
-    if constexpr (kQueries) {
-      const int64_t at = p.first_factor(b, h);
-      const auto number = [&](const float* of, int token) { return token >= 0 && token < tokens ? of[at + token] : 0.f; };
-      loader.for_rows([&](int l) { factors[l] = number(p.factors, first + l); });
-      if (threadIdx.x < kSide) deltas[i % 2][threadIdx.x] = number(p.deltas, first + static_cast<int>(threadIdx.x));
-    }
+  // What a segment adds, as a thread has it.
+  const auto added = [&](int of, int n) {
+    return reinterpret_cast<float4*>(p.segment_sums) + ((int64_t{of} * segments.blocks + block) * kSegmentPacks + n) * kThreads + threadIdx.x;
   };
 
-  const int items = steps * group;
-  if (items > 0) begin(0);
-  for (int i = 0; i < items; ++i) {
+  // Item i: a chunk of tokens of one head. Two are in shared memory, features and then values or gradients.
+  FeatureLoader<T> loader{shifts, 0.f};
+  TileLoad<E, T> xs_load, ys_load;
+  const auto head_of = [&](int i) { return kQueries ? g * p.group + i % group : g; };
+  const auto chunk_of = [&](int i) { return kQueries && p.causal ? segments.all_steps - i / group : i / group; };
+  const auto first_of = [&](int i) { return chunk_of(i) * kSide - (kQueries && p.causal ? p.offset : 0); };
+  const auto tile_of = [&](int i) { return shared + i % 2 * 2 * kTileBytes<T>; };
+  const auto begin = [&](int i) {
+    const int h = head_of(i), first = first_of(i);
+    const FeatureRows<T> rows(p, kQueries, b, h);
+    xs_load.begin(tile_of(i), rows.rows, first, feature);
+    ys_load.begin(tile_of(i) + kTileBytes<T>, kQueries ? grads_of(p, b, h) : values_of(p, b, h), first, column);
+    if constexpr (kQueries) {
+      const auto copy = [&](float& to, const float* of, int token) { copy_number(to, of, p.first_factor(b, h) + token, token >= 0 && token < tokens); };
+      if (loader.has_row()) copy(factors[loader.own_row()], p.factors, first + loader.own_row());
+      if (threadIdx.x < kSide) copy(deltas[i % 2][threadIdx.x], p.deltas, first + static_cast<int>(threadIdx.x));
+    }
+    commit_copies();
+    loader.begin(rows, first);
+  };
+
+  int i = segment * segments.steps * group, end = min((segment + 1) * segments.steps, segments.all_steps) * group;
+  if (!kSums && segments.count > 1) {
+    if (!p.causal) end = i;
+    for (int of = 0; of < (p.causal ? segment : segments.count); ++of) {
+#pragma unroll
+      for (int n = 0; n < kSegmentPacks; ++n) {
+        const float4 more = *added(of, n);
+        float(&to)[4] = n < kSide / 8 ? sums[n] : totals;
+        to[0] += more.x;
+        to[1] += more.y;
+        to[2] += more.z;
+        to[3] += more.w;
+      }
+    }
+    if (p.causal && segment > 0) store(kQueries ? segments.all_steps - segment * segments.steps : segment * segments.steps);
+  }
+  if (i < end) begin(i);
+#pragma unroll 1
+  for (; i < end; ++i) {
     char* const xs = tile_of(i);
     wait_copies<0>();
-    loader.map(p, xs, tokens, feature, [&](int l) { return kQueries ? factors[l] : 1.f; });
+    xs_load.finish(xs, p.feature_packs);
+    ys_load.finish(xs + kTileBytes<T>, p.width_packs);
+    loader.map(p, xs, first_of(i), tokens, feature, [&](int l) { return kQueries ? factors[l] : 1.f; });
     __syncthreads();
-    if (i + 1 < items) begin(i + 1);
+    if (i + 1 < end) begin(i + 1);
     add_product<T, true>(sums, AcrossRows<E>{shared_address(xs), row}, shared_address(xs + kTileBytes<T>), totals,
                          [&](int k) { return kQueries ? deltas[i % 2][k] : 1.f; });
-    if (p.causal && (i + 1) % group == 0) store(kQueries ? chunk_of(i) - 1 : chunk_of(i) + 1);
+    // The last one of a segment is the next segment's first.
+    if (!kSums && p.causal && (i + 1) % group == 0 && (i + 1 < end || segment + 1 == segments.count)) store(kQueries ? chunk_of(i) - 1 : chunk_of(i) + 1);
   }
-  if (!p.causal) store(0);
+  if constexpr (kSums) {
+#pragma unroll
+    for (int n = 0; n < kSegmentPacks; ++n) {
+      const float(&of)[4] = n < kSide / 8 ? sums[n] : totals;
+      *added(segment, n) = make_float4(of[0], of[1], of[2], of[3]);
+    }
+  } else if (!p.causal) {
+    store(0);
+  }
 #endif
 }
 
@@ -470,16 +521,17 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_rows(Feature
   const bool with_state = !p.causal || (kKeys ? chunk < p.chunks - 1 : chunk > 0);
   const int64_t state_at = int64_t{b * p.kv_heads + g} * (p.causal ? p.chunks : 1) + (p.causal ? max(chunk, 0) : 0);
   const int lane = threadIdx.x % 32, t = lane % 4, row = static_cast<int>(threadIdx.x) / 32 * 16, own_row = row + lane / 4;
-  const auto z_of = [&](int feature) {
+  const auto begin_z = [&](int buffer, int feature) {
+    if (threadIdx.x >= kSide) return;
     feature += static_cast<int>(threadIdx.x);
-    return feature < p.features ? p.totals[state_at * p.features + feature] : 0.f;
+    copy_number(zs[buffer][threadIdx.x], p.totals, state_at * p.features + feature, with_state && feature < p.features);
   };
   const auto begin_factors = [&](int buffer, int h) {
     if (threadIdx.x >= kSide) return;
     const int query = query_at + static_cast<int>(threadIdx.x);
     const bool inside = query >= 0 && query < p.queries;
-    factors[buffer][threadIdx.x] = inside ? p.factors[p.first_factor(b, h) + query] : 0.f;
-    if (!kFeatures) deltas[buffer][threadIdx.x] = inside ? p.deltas[p.first_factor(b, h) + query] : 0.f;
+    copy_number(factors[buffer][threadIdx.x], p.factors, p.first_factor(b, h) + query, inside);
+    if (!kFeatures) copy_number(deltas[buffer][threadIdx.x], p.deltas, p.first_factor(b, h) + query, inside);
   };
   float sums[kSide / 8][4] = {}, weights[kSide / 8][4] = {}, totals[4] = {}, total[2] = {};
 
@@ -491,45 +543,51 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_rows(Feature
   const auto tile_of = [&](int i, int n) { return shared + (i % 2 * 3 + n) * kTileBytes<T>; };
   const auto other_rows = [&](int h) { return kKeys ? FeatureRows<T>(p, true, b, h) : FeatureRows<T>(p, false, b, g); };
   const FeatureRows<T> own(p, !kKeys, b, head);
-  FeatureLoader<T> x{x_shifts, 0}, y{y_shifts, 0};
+  FeatureLoader<T> x{x_shifts, 0.f}, y{y_shifts, 0.f};
+  TileLoad<E, T> x_load, y_load;  // x_load also of the last item's
   if (kFeatures) x.begin(own, own_at);
   const auto begin = [&](int i) {
     const int h = head_of(i), step = i % of_head, from = step * kSide;
-    if (step == 0 && p.causal) y.begin(other_rows(h), other_at);
     if (step == steps) {
-      if constexpr (kOf == Result::kOut) load<E>(tile_of(i, 2), values_of(p, b, g), key_at, column);
-      else if constexpr (kOf == Result::kGradV) load<E>(tile_of(i, 2), grads_of(p, b, h), query_at, column);
-      else load<E>(tile_of(i, 2), other_rows(h).rows, other_at, column);
+      if constexpr (kOf == Result::kOut) x_load.begin(tile_of(i, 2), values_of(p, b, g), key_at, column);
+      else if constexpr (kOf == Result::kGradV) x_load.begin(tile_of(i, 2), grads_of(p, b, h), query_at, column);
+      else x_load.begin(tile_of(i, 2), other_rows(h).rows, other_at, column);
       if constexpr (kKeys) begin_factors(i / of_head % 2, h);
     } else {
       if constexpr (kFeatures) {
-        load<E>(tile_of(i, 0), own.rows, own_at, from);
-        if (p.causal) load<E>(tile_of(i, 1), other_rows(h).rows, other_at, from);
+        x_load.begin(tile_of(i, 0), own.rows, own_at, from);
+        if (p.causal) y_load.begin(tile_of(i, 1), other_rows(h).rows, other_at, from);
       } else {
         const Rows<T> values = values_of(p, b, g), grads = grads_of(p, b, h);
-        load<E>(tile_of(i, 0), kKeys ? values : grads, own_at, from);
-        if (p.causal) load<E>(tile_of(i, 1), kKeys ? grads : values, other_at, from);
+        x_load.begin(tile_of(i, 0), kKeys ? values : grads, own_at, from);
+        if (p.causal) y_load.begin(tile_of(i, 1), kKeys ? grads : values, other_at, from);
       }
       if (with_state && i < of_head) {
-        if (kOf == Result::kOut && threadIdx.x < kSide) zs[i % 2][threadIdx.x] = z_of(from);
+        if constexpr (kOf == Result::kOut) begin_z(i % 2, from);
         const Rows<E> state = {state_of(p, state_at), state_pitch(p.width), p.features, p.width, true};
-        load<E>(tile_of(i, 2), state, kFeatures ? from : column, kFeatures ? column : from);
+        TileLoad<E, E>().begin(tile_of(i, 2), state, kFeatures ? from : column, kFeatures ? column : from);
       }
     }
     commit_copies();
+    if (step == 0 && p.causal) y.begin(other_rows(h), other_at);
   };
   if constexpr (kOf == Result::kGradQ) begin_factors(0, head);
-  if (!kFeatures && threadIdx.x < kSide) zs[0][threadIdx.x] = with_state ? z_of(column) : 0.f;
+  if constexpr (!kFeatures) begin_z(0, column);
   if (items > 0) begin(0);
 #pragma unroll 1
   for (int i = 0; i < items; ++i) {
     const int step = i % of_head, from = step * kSide;
     wait_copies<0>();
     if (step == steps) {
-      if constexpr (!kFeatures) y.map(p, tile_of(i, 2), other_tokens, column);
-    } else if constexpr (kFeatures) {
-      x.map(p, tile_of(i, 0), tokens, from);
-      if (p.causal) y.map(p, tile_of(i, 1), other_tokens, from);
+      x_load.finish(tile_of(i, 2), kFeatures ? p.width_packs : p.feature_packs);
+      if constexpr (!kFeatures) y.map(p, tile_of(i, 2), other_at, other_tokens, column);
+    } else {
+      x_load.finish(tile_of(i, 0), kFeatures ? p.feature_packs : p.width_packs);
+      if (p.causal) y_load.finish(tile_of(i, 1), kFeatures ? p.feature_packs : p.width_packs);
+      if constexpr (kFeatures) {
+        x.map(p, tile_of(i, 0), own_at, tokens, from);
+        if (p.causal) y.map(p, tile_of(i, 1), other_at, other_tokens, from);
+      }
     }
     __syncthreads();
     if (i + 1 < items) begin(i + 1);
@@ -575,6 +633,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_rows(Feature
     put_rows<E>(weights, own_tile, row);
     add_product<T, true>(sums, AlongRows<E>{shared_address(own_tile), row}, last_tile);
   }
+  commit_copies();
+  wait_copies<0>();
   __syncthreads();
   if constexpr (kOf == Result::kOut) {
 #pragma unroll
@@ -605,7 +665,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_rows(Feature
     }
     if (p.map != kNone) {
       char* const xs = tile_of(0, 0);
-      load<T>(xs, own.rows, own_at, column);
+      TileLoad<T, T>().begin(xs, own.rows, own_at, column);
       commit_copies();
       wait_copies<0>();
       __syncthreads();
@@ -639,8 +699,12 @@ int32_t launch(const KernelArgs* args, void (*kernel)(Parameters...), int64_t bl
 }
 template <bool kQueries, class T>
 int32_t launch_states(const KernelArgs* args, const Features<T>& p) {
-  const int64_t tiles = up(p.features, kSide) * (p.width ? up(p.width, kSide) : 1);
-  return launch<T>(args, feature_mma_states<T, kQueries>, int64_t{p.batch} * p.kv_heads * tiles, kStateTiles, p);
+  const FeatureSegments segments = feature_segments(int64_t{p.batch} * p.kv_heads, p.features, p.width, p.causal ? p.chunks - 1 : up(kQueries ? p.queries : p.keys, kSide));
+  if (segments.count > 1) {  // the causal rule needs no sum of the last one
+    const int64_t blocks = int64_t{segments.blocks} * (segments.count - (p.causal ? 1 : 0));
+    if (const int32_t code = launch<T>(args, feature_mma_states<T, kQueries, true>, blocks, kStateTiles, p, segments)) return code;
+  }
+  return launch<T>(args, feature_mma_states<T, kQueries, false>, int64_t{segments.blocks} * (p.causal ? segments.count : 1), kStateTiles, p, segments);
 }
 
 }  // namespace
