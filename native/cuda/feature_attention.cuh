@@ -28,9 +28,10 @@ struct Features {
     if constexpr (sizeof(T) == 2) return __expf(x);
     else return exp(x);
   }
-  __device__ __forceinline__ A phi(A x) const {
-    if (map == kElu) return x > 0 ? x + 1 : exponential(x);
-    return map == kExp ? exponential(x) + eps : x;
+  __device__ __forceinline__ A phi(A x) const { return phi(map, x); }
+  __device__ __forceinline__ A phi(int kind, A x) const {
+    if (kind == kElu) return x > 0 ? x + 1 : exponential(x);
+    return kind == kExp ? exponential(x) + eps : x;
   }
   __device__ __forceinline__ A derivative(A x) const {
     if (map == kElu) return x > 0 ? A{1} : exponential(x);

@@ -80,14 +80,17 @@ struct TileLoad {
     const OwnChunks<E> own;
     column += own.chunk() * kItems;
     if (m.packs) {
+      // Own rows are a multiple of 8 apart, so their swizzle is the same.
+      constexpr int kStep = kThreads / kRowChunks<E>;
+      static_assert(kStep % 8 == 0);
+      const uint32_t to = shared_address(tile) + chunk_at<kRowChunks<E>>(own.row(0), own.chunk());
+      const T* from = m.base + (first + own.row(0)) * m.stride + column;
 #pragma unroll
-      for (int i = 0; i < kOwnChunks<E>; ++i) {
-        const int l = own.row(i), row = first + l;
-        const bool inside = m.has(row) && column < m.columns;
-        const T* from = inside ? m.base + row * m.stride + column : m.base;
+      for (int i = 0; i < kOwnChunks<E>; ++i, from += kStep * m.stride) {
+        const bool inside = m.has(first + own.row(i)) && column < m.columns;
         if constexpr (kSame) {
-          asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(tile) + chunk_at<kRowChunks<E>>(l, own.chunk())),
-                       "l"(from), "r"(inside ? 16 : 0)
+          asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + i * kStep * kRowChunks<E> * 16), "l"(inside ? from : m.base),
+                       "r"(inside ? 16 : 0)
                        : "memory");
         } else {
           held[i] = {};
@@ -176,6 +179,17 @@ struct FeatureLoader {
   // Times factor(row of the tile). Between two calls stands a barrier.
   template <class Factor>
   __device__ __forceinline__ void map(const Features<T>& p, char* tile, int first, int rows, int feature, Factor&& factor) const {
+    if (p.map == kExp) map_as<kExp>(p, tile, first, rows, feature, factor);
+    else if (p.map == kElu) map_as<kElu>(p, tile, first, rows, feature, factor);
+    else map_as<kNone>(p, tile, first, rows, feature, factor);
+  }
+  __device__ __forceinline__ void map(const Features<T>& p, char* tile, int first, int rows, int feature) const {
+    map(p, tile, first, rows, feature, [](int) { return 1.f; });
+  }
+
+ private:
+  template <Map kMap, class Factor>
+  __device__ __forceinline__ void map_as(const Features<T>& p, char* tile, int first, int rows, int feature, Factor&& factor) const {
     constexpr int kItems = Pack<E>::n;
     const OwnChunks<E> own;
     const int left = p.features - feature - own.chunk() * kItems;
@@ -188,12 +202,9 @@ struct FeatureLoader {
       auto* const at = reinterpret_cast<E*>(tile + chunk_at<kRowChunks<E>>(l, own.chunk()));
       Pack<E> pack = load_pack(at);
 #pragma unroll
-      for (int k = 0; k < kItems; ++k) pack.at[k] = narrow<E>(k < count ? p.phi(widen(pack.at[k]) - shift_of_row) * factor(l) : 0.f);
+      for (int k = 0; k < kItems; ++k) pack.at[k] = narrow<E>(k < count ? p.phi(kMap, widen(pack.at[k]) - shift_of_row) * factor(l) : 0.f);
       store_pack(at, pack);
     }
-  }
-  __device__ __forceinline__ void map(const Features<T>& p, char* tile, int first, int rows, int feature) const {
-    map(p, tile, first, rows, feature, [](int) { return 1.f; });
   }
 };
 
@@ -206,55 +217,71 @@ __device__ __forceinline__ Element<T>* state_of(const Features<T>& p, int64_t at
 
 // --- products ---------------------------------------------------------------------------------------------------------------
 
-// The left side of a product: get(a, k) are a warp's 16 rows by group k of what is summed over, 16 numbers (f32: 8).
-// f32 in mma's order has number t of a group at index t and number t + 4 at t + 4. kPairs: numbers 2 t and 2 t + 1 instead, so that
-// rows of a tile that are read together lie in different banks.
-template <class E>
-struct AlongRows {  // tile[own row][summed]
-  static constexpr bool kPairs = false;
-  uint32_t tile;
-  int row;
-  __device__ __forceinline__ void get(uint32_t (&a)[4], int k, int lane) const {
-    load_matrices(a, tile + chunk_at<kRowChunks<E>>(row + lane % 16, 2 * k + lane / 16));
-  }
-};
+// The sides of a product: get() brings a warp's 16 rows, or 16 columns from 16 j on, of group k of what is summed over, 16 numbers
+// (f32: 8). f32 in mma's order has number t of a group at index t and number t + 4 at t + 4. kPairs: numbers 2 t and 2 t + 1
+// instead, so that rows of a tile that are read together lie in different banks. In a tile, chunks 2, 4 and 6 further on are an
+// exclusive or, 8 chunks or 8 rows further on an addition.
 __device__ __forceinline__ uint32_t load_word(uint32_t address) {
   uint32_t word;
   asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
   return word;
 }
 template <class E>
+constexpr int kRowBytes = kRowChunks<E> * 16;
+
+template <class E>
+struct AlongRows {  // tile[own row][summed]
+  static constexpr bool kPairs = false;
+  uint32_t address;
+  __device__ __forceinline__ AlongRows(uint32_t tile, int row) {
+    const int lane = this_thread() % 32;
+    address = tile + chunk_at<kRowChunks<E>>(row + lane % 16, lane / 16);
+  }
+  __device__ __forceinline__ void get(uint32_t (&a)[4], int k) const { load_matrices(a, (address ^ (k & 3) << 5) + (k >> 2) * 128); }
+};
+template <class E>
 struct AcrossRows {  // tile[summed][own row]
   static constexpr bool kPairs = true;
-  uint32_t tile;
-  int row;
-  __device__ __forceinline__ void get(uint32_t (&a)[4], int k, int lane) const {
+  uint32_t address;
+  __device__ __forceinline__ AcrossRows(uint32_t tile, int row) {
+    const int lane = this_thread() % 32, g = lane / 4, t = lane % 4;
+    if constexpr (sizeof(E) == 2) address = tile + chunk_at<kRowChunks<E>>(lane % 8 + lane / 16 * 8, row / 8 + lane / 8 % 2);
+    else address = tile + chunk_at<kRowChunks<E>>(2 * t, row / 4 + g / 4) + g % 4 * 4;
+  }
+  __device__ __forceinline__ void get(uint32_t (&a)[4], int k) const {
     if constexpr (sizeof(E) == 2) {
-      load_matrices_transposed(a, tile + chunk_at<kRowChunks<E>>(16 * k + lane % 8 + lane / 16 * 8, row / 8 + lane / 8 % 2));
+      load_matrices_transposed(a, address + k * 16 * kRowBytes<E>);
     } else {
-      const int g = lane / 4, t = lane % 4;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) a[i] = load_word(tile + chunk_at<kRowChunks<E>>(8 * k + 2 * t + i / 2, row / 4 + g / 4 + i % 2 * 2) + g % 4 * 4);
+      for (int i = 0; i < 4; ++i) a[i] = load_word((address ^ (i / 2 * 16 + i % 2 * 32)) + (8 * k + i / 2) * kRowBytes<E>);
     }
   }
 };
-// The right side: 16 columns from n on by group k. kAcross: tile[summed][column], else tile[column][summed].
+// kAcross: tile[summed][column], else tile[column][summed].
 template <class E, bool kAcross, bool kPairs>
-__device__ __forceinline__ void right_side(uint32_t (&b)[4], uint32_t tile, int n, int k, int lane) {
-  constexpr int kChunks = kRowChunks<E>;
-  if constexpr (!kAcross) {
-    load_matrices(b, tile + chunk_at<kChunks>(n + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
-  } else if constexpr (sizeof(E) == 2) {
-    load_matrices_transposed(b, tile + chunk_at<kChunks>(16 * k + lane % 16, n / 8 + lane / 16));
-  } else {
-    const int g = lane / 4, t = lane % 4;
+struct RightSide {
+  uint32_t address;
+  __device__ __forceinline__ explicit RightSide(uint32_t tile) {
+    const int lane = this_thread() % 32, g = lane / 4, t = lane % 4;
+    constexpr int kChunks = kRowChunks<E>;
+    if constexpr (!kAcross) address = tile + chunk_at<kChunks>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+    else if constexpr (sizeof(E) == 2) address = tile + chunk_at<kChunks>(lane % 16, lane / 16);
+    else address = tile + chunk_at<kChunks>(kPairs ? 2 * t : t, g / 4) + g % 4 * 4;
+  }
+  __device__ __forceinline__ void get(uint32_t (&b)[4], int j, int k) const {
+    if constexpr (!kAcross) {
+      load_matrices(b, (address ^ (k & 3) << 5) + (k >> 2) * 128 + 16 * j * kRowBytes<E>);
+    } else if constexpr (sizeof(E) == 2) {
+      load_matrices_transposed(b, (address ^ j << 5) + 16 * k * kRowBytes<E>);
+    } else {
+      constexpr int kOther = kPairs ? 1 : 4;  // the row of elements 1 and 3
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int row = 8 * k + (kPairs ? 2 * t + i % 2 : t + i % 2 * 4);
-      b[i] = load_word(tile + chunk_at<kChunks>(row, n / 4 + g / 4 + i / 2 * 2) + g % 4 * 4);
+      for (int i = 0; i < 4; ++i) {
+        b[i] = load_word((address ^ (i % 2 * kOther * 16) ^ (i / 2 * 32) ^ (j % 2 * 64)) + j / 2 * 128 + (8 * k + i % 2 * kOther) * kRowBytes<E>);
+      }
     }
   }
-}
+};
 
 template <class E>
 __device__ __forceinline__ float rounded(float x) {
@@ -266,71 +293,78 @@ __device__ __forceinline__ float rounded(float x) {
     return __uint_as_float(bits);
   }
 }
-// Part g, of three, of a number: as many digits as E holds, the next ones, and the rest. No part: 0.
+// A vector to multiply with, beside a tile: each of its 64 numbers in three parts, as many digits as E holds, the next ones, and the
+// rest. Part g is the column g of a product.
 template <class E>
-__device__ __forceinline__ float part_of(float x, int g) {
-  float part = 0;
+struct Vector {
+  static constexpr int kPitch = kSide + 8;
+  E parts[3 * kPitch];
+
+  __device__ __forceinline__ void put(int k, float x) {
 #pragma unroll
-  for (int i = 0; i < 3; ++i) {
-    const float top = rounded<E>(x);
-    if (g == i) part = top;
-    x -= top;
+    for (int g = 0; g < 3; ++g) {
+      const float top = rounded<E>(x);
+      parts[g * kPitch + k] = narrow<E>(top);
+      x -= top;
+    }
   }
-  return part;
-}
+  __device__ __forceinline__ uint32_t word(int g, int k) const { return g < 3 ? *reinterpret_cast<const uint32_t*>(parts + g * kPitch + k) : 0; }
+};
+template <class E>
+struct Ones {
+  __device__ __forceinline__ uint32_t word(int g, int) const {
+    if constexpr (sizeof(E) == 2) return g == 0 ? pack_pair<E>(1.f, 1.f) : 0;
+    else return g == 0 ? __float_as_uint(1.f) : 0;
+  }
+};
 struct NoVector {};
 
-// c += x y. With a vector, vector(k) for k < 64, sums += x vector, each part in a column of its own: see vector_sum.
-template <class T, bool kAcross, class Left, class Vector>
-__device__ __forceinline__ void add_product(float (&c)[kSide / 8][4], const Left& x, uint32_t y, float (&sums)[4], const Vector& vector) {
+// c += x y; with a vector also sums += x vector, each part in a column of its own: see vector_sum.
+template <class T, bool kAcross, class Left, class Column>
+__device__ __forceinline__ void add_product(float (&c)[kSide / 8][4], const Left& x, uint32_t y, float (&sums)[4], const Column& vector) {
   using E = Element<T>;
-  constexpr bool kVector = !std::is_same_v<Vector, NoVector>;
-  const int lane = this_thread() % 32;
-  const int g = lane / 4, t = lane % 4;
+  constexpr bool kVector = !std::is_same_v<Column, NoVector>;
+  const RightSide<E, kAcross, Left::kPairs> right(y);
+  const int lane = this_thread() % 32, g = lane / 4, t = lane % 4;
   if constexpr (sizeof(E) == 2) {
-#pragma unroll 1  // more of them take registers that four blocks do not have
+#pragma unroll(kVector ? 1 : 2)
     for (int k = 0; k < kSide / 16; ++k) {
       uint32_t a[4];
-      x.get(a, k, lane);
+      x.get(a, k);
 #pragma unroll
-      for (int n = 0; n < kSide; n += 16) {
+      for (int j = 0; j < kSide / 16; ++j) {
         uint32_t b[4];
-        right_side<E, kAcross, Left::kPairs>(b, y, n, k, lane);
-        mma<E>(c[n / 8], a, b[0], b[1]);
-        mma<E>(c[n / 8 + 1], a, b[2], b[3]);
+        right.get(b, j, k);
+        mma<E>(c[2 * j], a, b[0], b[1]);
+        mma<E>(c[2 * j + 1], a, b[2], b[3]);
       }
-      if constexpr (kVector) {
-        const int at = 16 * k + 2 * t;
-        mma<E>(sums, a, pack_pair<E>(part_of<E>(vector(at), g), part_of<E>(vector(at + 1), g)),
-               pack_pair<E>(part_of<E>(vector(at + 8), g), part_of<E>(vector(at + 9), g)));
-      }
+      if constexpr (kVector) mma<E>(sums, a, vector.word(g, 16 * k + 2 * t), vector.word(g, 16 * k + 2 * t + 8));
     }
   } else {
     float high[kSide / 8][4] = {}, low[kSide / 8][4] = {};
 #pragma unroll 1
     for (int k = 0; k < kSide / 8; ++k) {
       uint32_t a[4], big[4], small[4];
-      x.get(a, k, lane);
+      x.get(a, k);
 #pragma unroll
       for (int i = 0; i < 4; ++i) split_tf32(__uint_as_float(a[i]), big[i], small[i]);
 #pragma unroll
-      for (int n = 0; n < kSide; n += 16) {
+      for (int j = 0; j < kSide / 16; ++j) {
         uint32_t b[4], b_big[4], b_small[4];
-        right_side<E, kAcross, Left::kPairs>(b, y, n, k, lane);
+        right.get(b, j, k);
 #pragma unroll
         for (int i = 0; i < 4; ++i) split_tf32(__uint_as_float(b[i]), b_big[i], b_small[i]);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           if constexpr (std::is_same_v<T, float>) {
-            mma<E>(low[n / 8 + i], small, b_big[2 * i], b_big[2 * i + 1]);
-            mma<E>(low[n / 8 + i], big, b_small[2 * i], b_small[2 * i + 1]);
+            mma<E>(low[2 * j + i], small, b_big[2 * i], b_big[2 * i + 1]);
+            mma<E>(low[2 * j + i], big, b_small[2 * i], b_small[2 * i + 1]);
           }
-          mma<E>(high[n / 8 + i], big, b_big[2 * i], b_big[2 * i + 1]);
+          mma<E>(high[2 * j + i], big, b_big[2 * i], b_big[2 * i + 1]);
         }
       }
       if constexpr (kVector) {
-        const int at = 8 * k + (Left::kPairs ? 2 * t : t);
-        const uint32_t b0 = __float_as_uint(part_of<E>(vector(at), g)), b1 = __float_as_uint(part_of<E>(vector(at + (Left::kPairs ? 1 : 4)), g));
+        const uint32_t b0 = vector.word(g, 8 * k + (Left::kPairs ? 2 * t : t)), b1 = vector.word(g, 8 * k + (Left::kPairs ? 2 * t + 1 : t + 4));
         if constexpr (std::is_same_v<T, float>) mma<E>(sums, small, b0, b1);
         mma<E>(sums, big, b0, b1);
       }
@@ -410,7 +444,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_states(Featu
 #if __CUDA_ARCH__ >= 800
   using E = Element<T>;
   extern __shared__ __align__(128) char shared[];
-  __shared__ float deltas[kQueries ? 2 : 1][kSide], factors[kQueries ? kSide : 1], shifts[kSide];
+  __shared__ Vector<E> delta_vectors[kQueries ? 2 : 1];
+  __shared__ float deltas[kQueries ? kSide : 1], factors[kQueries ? kSide : 1], shifts[kSide];
   char* const staging = shared + 4 * kTileBytes<T>;
   const int feature_tiles = (p.features + kSide - 1) / kSide, width_tiles = max((p.width + kSide - 1) / kSide, 1), tiles = feature_tiles * width_tiles;
   const int segment = static_cast<int>(blockIdx.x) / segments.blocks, block = static_cast<int>(blockIdx.x) % segments.blocks;
@@ -449,7 +484,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_states(Featu
     if constexpr (kQueries) {
       const auto copy = [&](float& to, const float* of, int token) { copy_number(to, of, p.first_factor(b, h) + token, token >= 0 && token < tokens); };
       if (loader.has_row()) copy(factors[loader.own_row()], p.factors, first + loader.own_row());
-      if (threadIdx.x < kSide) copy(deltas[i % 2][threadIdx.x], p.deltas, first + static_cast<int>(threadIdx.x));
+      if (threadIdx.x < kSide) copy(deltas[threadIdx.x], p.deltas, first + static_cast<int>(threadIdx.x));
     }
     commit_copies();
     loader.begin(rows, first);
@@ -478,11 +513,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_states(Featu
     wait_copies<0>();
     xs_load.finish(xs, p.feature_packs);
     ys_load.finish(xs + kTileBytes<T>, p.width_packs);
+    if (kQueries && threadIdx.x < kSide) delta_vectors[i % 2].put(threadIdx.x, deltas[threadIdx.x]);
     loader.map(p, xs, first_of(i), tokens, feature, [&](int l) { return kQueries ? factors[l] : 1.f; });
     __syncthreads();
     if (i + 1 < end) begin(i + 1);
-    add_product<T, true>(sums, AcrossRows<E>{shared_address(xs), row}, shared_address(xs + kTileBytes<T>), totals,
-                         [&](int k) { return kQueries ? deltas[i % 2][k] : 1.f; });
+    const AcrossRows<E> left(shared_address(xs), row);
+    const uint32_t right = shared_address(xs + kTileBytes<T>);
+    if constexpr (kQueries) add_product<T, true>(sums, left, right, totals, delta_vectors[i % 2]);
+    else add_product<T, true>(sums, left, right, totals, Ones<E>());
     // The last one of a segment is the next segment's first.
     if (!kSums && p.causal && (i + 1) % group == 0 && (i + 1 < end || segment + 1 == segments.count)) store(kQueries ? chunk_of(i) - 1 : chunk_of(i) + 1);
   }
@@ -509,7 +547,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_rows(Feature
   extern __shared__ __align__(128) char shared[];
   __shared__ float factors[kKeys ? 2 : 1][kSide], deltas[kKeys ? 2 : 1][kSide];  // of a chunk's queries
   __shared__ float x_shifts[kFeatures ? kSide : 1], y_shifts[kSide];
-  __shared__ float zs[2][kSide];  // z (r) of a step's features, or of those of the result
+  __shared__ Vector<E> z_vectors[kOf == Result::kOut ? 2 : 1];
+  __shared__ float zs[kSide];  // z (r) of a step's features, or of those of the result
   const int columns = kFeatures ? p.width : p.features, summed = kFeatures ? p.features : p.width;
   const int tiles = max((columns + kSide - 1) / kSide, 1), heads = kKeys ? p.kv_heads : p.heads;
   const int column = static_cast<int>(blockIdx.x) % tiles * kSide, at = static_cast<int>(blockIdx.x) / tiles;
@@ -521,10 +560,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_rows(Feature
   const bool with_state = !p.causal || (kKeys ? chunk < p.chunks - 1 : chunk > 0);
   const int64_t state_at = int64_t{b * p.kv_heads + g} * (p.causal ? p.chunks : 1) + (p.causal ? max(chunk, 0) : 0);
   const int lane = threadIdx.x % 32, t = lane % 4, row = static_cast<int>(threadIdx.x) / 32 * 16, own_row = row + lane / 4;
-  const auto begin_z = [&](int buffer, int feature) {
+  const auto begin_z = [&](int feature) {
     if (threadIdx.x >= kSide) return;
     feature += static_cast<int>(threadIdx.x);
-    copy_number(zs[buffer][threadIdx.x], p.totals, state_at * p.features + feature, with_state && feature < p.features);
+    copy_number(zs[threadIdx.x], p.totals, state_at * p.features + feature, with_state && feature < p.features);
   };
   const auto begin_factors = [&](int buffer, int h) {
     if (threadIdx.x >= kSide) return;
@@ -563,7 +602,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_rows(Feature
         if (p.causal) y_load.begin(tile_of(i, 1), kKeys ? grads : values, other_at, from);
       }
       if (with_state && i < of_head) {
-        if constexpr (kOf == Result::kOut) begin_z(i % 2, from);
+        if constexpr (kOf == Result::kOut) begin_z(from);
         const Rows<E> state = {state_of(p, state_at), state_pitch(p.width), p.features, p.width, true};
         TileLoad<E, E>().begin(tile_of(i, 2), state, kFeatures ? from : column, kFeatures ? column : from);
       }
@@ -572,7 +611,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_rows(Feature
     if (step == 0 && p.causal) y.begin(other_rows(h), other_at);
   };
   if constexpr (kOf == Result::kGradQ) begin_factors(0, head);
-  if constexpr (!kFeatures) begin_z(0, column);
+  if constexpr (!kFeatures) begin_z(column);
   if (items > 0) begin(0);
 #pragma unroll 1
   for (int i = 0; i < items; ++i) {
@@ -584,6 +623,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_rows(Feature
     } else {
       x_load.finish(tile_of(i, 0), kFeatures ? p.feature_packs : p.width_packs);
       if (p.causal) y_load.finish(tile_of(i, 1), kFeatures ? p.feature_packs : p.width_packs);
+      if (kOf == Result::kOut && with_state && threadIdx.x < kSide) z_vectors[i % 2].put(threadIdx.x, zs[threadIdx.x]);
       if constexpr (kFeatures) {
         x.map(p, tile_of(i, 0), own_at, tokens, from);
         if (p.causal) y.map(p, tile_of(i, 1), other_at, other_tokens, from);
@@ -597,11 +637,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_rows(Feature
     }
     const uint32_t last_tile = shared_address(tile_of(i, 2));
     if (step < steps) {
-      const AlongRows<E> left = {shared_address(tile_of(i, 0)), row};
+      const AlongRows<E> left(shared_address(tile_of(i, 0)), row);
       if (p.causal) add_product<T, false>(weights, left, shared_address(tile_of(i, 1)));
       if (with_state && i < of_head) {
         if constexpr (kOf == Result::kOut) {
-          add_product<T, true>(sums, left, last_tile, totals, [&](int k) { return zs[i % 2][k]; });
+          add_product<T, true>(sums, left, last_tile, totals, z_vectors[i % 2]);
         } else {
           add_product<T, kFeatures>(sums, left, last_tile);
         }
@@ -631,7 +671,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_rows(Feature
     }
     char* const own_tile = tile_of(i, 0);  // this item's is not in use
     put_rows<E>(weights, own_tile, row);
-    add_product<T, true>(sums, AlongRows<E>{shared_address(own_tile), row}, last_tile);
+    add_product<T, true>(sums, AlongRows<E>(shared_address(own_tile), row), last_tile);
   }
   commit_copies();
   wait_copies<0>();
@@ -659,7 +699,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) feature_mma_rows(Feature
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& sum = sums[n][2 * h + i];
-          sum = factor * (sum + delta * zs[0][8 * n + 2 * t + i]);
+          sum = factor * (sum + delta * zs[8 * n + 2 * t + i]);
         }
       }
     }
@@ -693,7 +733,8 @@ template <class T, class... Parameters, class... Arguments>
 int32_t launch(const KernelArgs* args, void (*kernel)(Parameters...), int64_t blocks, int tiles, const Arguments&... arguments) {
   if (blocks == 0) return kOk;
   const int bytes = tiles * kTileBytes<T>;
-  if (const cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return report(args, code);
+  constexpr int kPadding = 128;  // between the small arrays and the tiles
+  if (const cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes + kPadding)) return report(args, code);
   kernel<<<static_cast<unsigned>(blocks), kThreads, bytes, stream_of(args).stream>>>(arguments...);
   return launched(args);
 }
