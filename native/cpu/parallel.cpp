@@ -13,6 +13,8 @@
 #include <thread>
 #include <vector>
 
+#include "cpu/pause.h"
+
 #if defined(__linux__)
 #include <pthread.h>
 #include <sched.h>
@@ -24,14 +26,6 @@ namespace {
 
 constexpr auto kSpin = std::chrono::microseconds(50);
 constexpr int kMaxThreads = 256;
-
-LF_INLINE void pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 int current_cpu() {
 #if defined(__linux__)

@@ -1,13 +1,15 @@
 // The matrix product for one instruction set, as a template over what the packed operands hold.
-//   B (all of it, or a block of columns) is packed once by all threads into panels of kNR columns; then tasks of some rows
-//   by some columns are claimed by the threads. A task packs its rows of A and runs the register tile kMR x kNR over them.
+//   Tasks of some rows by all columns (of B, or of a block of it) are claimed by the threads. A task packs its rows of A, and
+//   those panels of kNR columns of B that no task has packed before, and runs the register tile kMR x kNR over them.
 // Packed units: one number, or a pair of neighbours along k for the bf16 instructions. Sums over k go in steps of at most
 // kKC units in a fixed order, so the result does not depend on how tasks are cut or who runs them.
-// Bound by FLOPs: per unit of k, kMR * kNV multiply-adds meet kNV loads and kMR broadcasts.
+// Bound by FLOPs: per unit of k, kMR * kNV multiply-adds meet kNV loads and kMR broadcasts. Memory has that time to bring
+// what comes next (Ahead).
 #pragma once
 #include <type_traits>
 
 #include "cpu/gemm.h"
+#include "cpu/pause.h"
 #include "cpu/simd.h"
 
 namespace lf {
@@ -43,6 +45,36 @@ LF_INLINE V activation_derivative(Activation activation, V x) {
   return constant<V>(1);
 }
 
+// The first `n` neighbours at p, at most a vector of them; the other lanes are zero.
+template <class T>
+LF_INLINE typename Lanes<T>::V load_first(const T* p, int64_t n) {
+  if (n >= Lanes<T>::n) return load(p);
+  return n > 0 ? load(p, n) : typename Lanes<T>::V{};
+}
+
+// Memory that will be wanted soon, a line at a time: the register tile asks for one with every unit it multiplies, so that it
+// comes from far while there is much to compute.
+struct Ahead {
+  const char* line;
+  int64_t row_lines, left_in_row;
+  int64_t jump;        // bytes from the end of a row to the next one
+  int64_t lines_left;  // of all rows; whoever multiplies counts them
+
+  // Without rows, the same line again and again.
+  Ahead(const void* first, int64_t rows, int64_t row_bytes, int64_t stride)
+      : line(static_cast<const char*>(first)), row_lines(row_bytes / 64 + 1), left_in_row(row_lines),
+        jump(stride - row_lines * 64), lines_left(rows * row_lines) {}
+
+  LF_INLINE void ask() {
+    __builtin_prefetch(line, 0, 2);
+    line += 64;
+    if (--left_in_row == 0) {
+      left_in_row = row_lines;
+      line += jump;
+    }
+  }
+};
+
 // Units from one row of a packed panel of A to the next; the odd number of cache lines keeps its rows in different sets.
 template <class K>
 constexpr int64_t kRowStride = K::kKC + 64 / static_cast<int64_t>(sizeof(typename K::Unit));
@@ -63,15 +95,10 @@ struct Numbers {
   // The numbers of `count` units, those of one unit added up.
   static LF_INLINE V sums(const Unit* units, int64_t count) { return load_some(units, count); }
 
-  // `count` neighbouring columns of a row, padded with zeros to `width`.
-  static LF_INLINE void pack_across(const T* rows, int64_t, int64_t, int64_t count, int width, Unit* out) {
-    if (count == width) {
-      int i = 0;
-      for (; i + kLanes <= width; i += kLanes) store(out + i, load(rows + i));
-      if (i < width) store(out + i, load(rows + i, width - i), width - i);
-      return;
-    }
-    for (int i = 0; i < width; ++i) out[i] = i < count ? get(rows + i) : Acc{};
+  // kWidth neighbouring columns of a row that has `count` of them, the others zero. Writes whole vectors, past kWidth as well.
+  template <int kWidth>
+  static LF_INLINE void pack_across(const T* rows, int64_t, int64_t, int64_t count, Unit* out) {
+    for (int i = 0; i < kWidth; i += kLanes) store(out + i, load_first(rows + i, count - i));
   }
 
   // kDot neighbours along k, of which n are there, and their products added to as many sums.
@@ -86,24 +113,28 @@ struct Numbers {
     for (int j = 0; j < kNV; ++j) store(out + j * kLanes, values[j]);
   }
 
-  // out [kMR][kNR] = start (nullptr: zeros) + the product of two panels; rows `start_ld` and `ld` apart.
-  template <bool kRowPanel>
+  // out [kRows][kNR] = start (nullptr: zeros) + the product of two panels, of which A's first kRows rows count; rows `start_ld`
+  // and `ld` apart.
+  template <bool kRowPanel, int kRows>
   static LF_INLINE void multiply(int64_t units, const Unit* a, const Unit* b, const Sum* start, int64_t start_ld, Sum* out,
-                                 int64_t ld) {
-    V sums[kMR][kNV];
-    for (int i = 0; i < kMR; ++i)
+                                 int64_t ld, Ahead& ahead_of) {
+    Ahead ahead = ahead_of;
+    V sums[kRows][kNV];
+    for (int i = 0; i < kRows; ++i)
       for (int j = 0; j < kNV; ++j) sums[i][j] = start ? load(start + i * start_ld + j * kLanes) : V{};
     for (int64_t u = 0; u < units; ++u) {
       V columns[kNV];
       for (int j = 0; j < kNV; ++j) columns[j] = load(b + u * kNR + j * kLanes);
+      ahead.ask();
 #pragma GCC unroll 16
-      for (int i = 0; i < kMR; ++i) {
+      for (int i = 0; i < kRows; ++i) {
         const V row = splat(kRowPanel ? a[i * kRowStride<Numbers> + u] : a[u * kMR + i]);
 #pragma GCC unroll 4
         for (int j = 0; j < kNV; ++j) sums[i][j] += row * columns[j];
       }
     }
-    for (int i = 0; i < kMR; ++i)
+    ahead_of = ahead;
+    for (int i = 0; i < kRows; ++i)
       for (int j = 0; j < kNV; ++j) store(out + i * ld + j * kLanes, sums[i][j]);
   }
 };
@@ -134,20 +165,12 @@ struct Product {
 
   // --- packing ---------------------------------------------------------------------------------------------------
 
-  static constexpr int64_t kGroup = 4;  // panels of B packed side by side: longer reads of a row at a time
-
-  // Units [u0, u0 + n) of `panels` panels of kNR columns from `column` on: out[panels][n][kNR].
-  void pack_b_panels(int64_t column, int64_t panels, int64_t u0, int64_t n, Unit* out) const {
-    if (g.trans_b) {
-      for (int64_t p = 0; p < panels; ++p) pack_b_transposed(column + p * kNR, u0, n, out + p * n * kNR);
-      return;
-    }
+  // Units [u0, u0 + n) of kNR columns from `column` on: out[n][kNR].
+  void pack_b(int64_t column, int64_t u0, int64_t n, Unit* out) const {
+    if (g.trans_b) return pack_b_transposed(column, u0, n, out);
     for (int64_t u = 0; u < n; ++u) {
-      const In* rows = b + (u0 + u) * kPair * g.ldb;
-      for (int64_t p = 0; p < panels; ++p) {
-        const int64_t at = column + p * kNR;
-        K::pack_across(rows + at, g.ldb, g.k - (u0 + u) * kPair, min64(kNR, g.n - at), kNR, out + (p * n + u) * kNR);
-      }
+      const In* row = b + (u0 + u) * kPair * g.ldb + column;
+      K::template pack_across<kNR>(row, g.ldb, g.k - (u0 + u) * kPair, g.n - column, out + u * kNR);
     }
   }
 
@@ -181,9 +204,15 @@ struct Product {
     if (g.trans_a) {
       for (int64_t u = 0; u < n; ++u) {
         const In* from = a + (u0 + u) * kPair * g.lda + row;
+        // Rows that lie far apart: nothing but this brings them in time.
+        constexpr int64_t kRowsAhead = 16, kBytes = sizeof(In);
+        for (int64_t r = 0; r < kPair; ++r) {
+          const char* later = reinterpret_cast<const char*>(from + (kRowsAhead * kPair + r) * g.lda);
+          for (int64_t i = 0; i < (row_end - row) * kBytes; i += 64) __builtin_prefetch(later + i, 0, 2);
+        }
         for (int64_t p = 0; p < panels; ++p) {
-          K::pack_across(from + p * kMR, g.lda, g.k - (u0 + u) * kPair, min64(kMR, g.m - row - p * kMR), kMR,
-                         out + p * kPanelUnits + u * kMR);
+          K::template pack_across<kMR>(from + p * kMR, g.lda, g.k - (u0 + u) * kPair, g.m - row - p * kMR,
+                                       out + p * kPanelUnits + u * kMR);
         }
       }
       for (int64_t p = 0; row_sums && p < panels; ++p) {
@@ -331,137 +360,245 @@ struct Product {
 
   // --- tasks -----------------------------------------------------------------------------------------------------
 
-  // Rows [row, row_end) by columns [column, column_end), which B panels of this block start at `first_column`.
+  // Columns [column, column_end) of B by units [unit, unit_end), packed by the tasks as they come to it: nobody waits for all of
+  // it, and where two threads share a core, one packs while the other multiplies.
+  struct Block {
+    int64_t column, column_end, unit, unit_end;
+    int64_t panels;   // of kNR columns
+    Unit* packed;     // [steps][panels][units of the step][kNR]
+    uint8_t* states;  // [steps][panels]
+  };
+  enum State : uint8_t { kStored, kBeingPacked, kPacked };
+
+  uint8_t* state_of(const Block& block, int64_t panel, int64_t u0) const {
+    return block.states + (u0 - block.unit) / step * block.panels + panel;
+  }
+  Unit* place_of(const Block& block, int64_t panel, int64_t u0, int64_t n) const {
+    return block.packed + ((u0 - block.unit) * block.panels + panel * n) * kNR;
+  }
+
+  // Units [u0, u0 + n) of a panel, which are a step.
+  const Unit* packed_panel(const Block& block, int64_t panel, int64_t u0, int64_t n) const {
+    Unit* place = place_of(block, panel, u0, n);
+    uint8_t* state = state_of(block, panel, u0);
+    if (__atomic_load_n(state, __ATOMIC_ACQUIRE) == kPacked) return place;
+    uint8_t stored = kStored;
+    if (__atomic_compare_exchange_n(state, &stored, kBeingPacked, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+      pack_b(block.column + panel * kNR, u0, n, place);
+      __atomic_store_n(state, kPacked, __ATOMIC_RELEASE);
+    } else {
+      while (__atomic_load_n(state, __ATOMIC_ACQUIRE) != kPacked) cpu::pause();
+    }
+    return place;
+  }
+
+  // Rows [row, row_end) of A, units [u0, u0 + n), where they are stored.
+  Ahead look_at_a(int64_t row, int64_t row_end, int64_t u0, int64_t n) const {
+    constexpr int64_t kBytes = sizeof(In);
+    if (g.trans_a) return Ahead(a + u0 * kPair * g.lda + row, n * kPair, (row_end - row) * kBytes, g.lda * kBytes);
+    return Ahead(a + row * g.lda + u0 * kPair, row_end - row, n * kPair * kBytes, g.lda * kBytes);
+  }
+  // A panel of B where it is: packed or stored.
+  Ahead look_at_b(const Block& block, int64_t panel, int64_t u0, int64_t n) const {
+    constexpr int64_t kBytes = sizeof(In), kUnitBytes = sizeof(Unit);
+    if (__atomic_load_n(state_of(block, panel, u0), __ATOMIC_RELAXED) != kStored) {
+      return Ahead(place_of(block, panel, u0, n), 1, n * kNR * kUnitBytes, 0);
+    }
+    const int64_t column = block.column + panel * kNR, columns = min64(kNR, g.n - column);
+    if (g.trans_b) return Ahead(b + column * g.ldb + u0 * kPair, columns, n * kPair * kBytes, g.ldb * kBytes);
+    return Ahead(b + u0 * kPair * g.ldb + column, n * kPair, columns * kBytes, g.ldb * kBytes);
+  }
+
+  // A register tile of which `rows` rows count.
   template <bool kRowPanel>
-  void task(const Unit* packed_b, int64_t first_column, int64_t row, int64_t row_end, int64_t column, int64_t column_end,
-            bool sum_rows) const {
+  static LF_INLINE void multiply_rows(int64_t rows, int64_t n, const Unit* a, const Unit* b, const Sum* start, int64_t start_ld,
+                                      Sum* out, int64_t ld, Ahead& ahead) {
+    if constexpr (kMR > 8) {
+      if (rows > 4 && rows <= 8) return K::template multiply<kRowPanel, 8>(n, a, b, start, start_ld, out, ld, ahead);
+    }
+    if (rows <= 4) return K::template multiply<kRowPanel, 4>(n, a, b, start, start_ld, out, ld, ahead);
+    K::template multiply<kRowPanel, kMR>(n, a, b, start, start_ld, out, ld, ahead);
+  }
+
+  // A tile that is summed up in C itself, of which only some rows and columns exist.
+  template <bool kRowPanel>
+  void multiply_edge(int64_t n, const Unit* a, const Unit* b, bool add, int64_t row, int64_t rows, int64_t column,
+                     int64_t columns, Ahead& ahead) const {
+    alignas(64) Sum tile[kMR * kNR] = {};
+    Sum* out = reinterpret_cast<Sum*>(c) + row * g.ldc + column;
+    for (int64_t r = 0; add && r < rows; ++r) {
+      for_lanes<Sum>(columns, [&](int64_t i, int64_t lanes) { store(tile + r * kNR + i, load_some(out + r * g.ldc + i, lanes)); });
+    }
+    multiply_rows<kRowPanel>(rows, n, a, b, add ? tile : nullptr, kNR, tile, kNR, ahead);
+    for (int64_t r = 0; r < rows; ++r) {
+      for_lanes<Sum>(columns, [&](int64_t i, int64_t lanes) { store_some(out + r * g.ldc + i, load(tile + r * kNR + i), lanes); });
+    }
+  }
+
+  // Rows [row, row_end) by panels [first, first + count) of B, beginning with panel first + turn. This thread will probably go
+  // on with rows [next_row, next_end).
+  template <bool kRowPanel>
+  void task(const Block& block, int64_t row, int64_t row_end, int64_t next_row, int64_t next_end, int64_t first, int64_t count,
+            int64_t turn, bool sum_rows) const {
     const int64_t panels = ceil_div(row_end - row, kMR);
-    // Sums of the steps before, whole tiles with what lies over the edges. Plain whole tiles are summed up in C instead.
-    const int64_t width = ceil_div(column_end - column, kNR) * kNR;
+    const bool plain = is_plain();
+    // Sums of the steps before, where they are not in C: whole tiles with what lies over the edges.
+    const int64_t width = count * kNR;
     const size_t a_bytes = static_cast<size_t>(panels * kPanelUnits) * sizeof(Unit);
-    const size_t partial_bytes = units > step ? static_cast<size_t>(panels * kMR * width) * sizeof(Sum) : 0;
+    const size_t partial_bytes = units > step && !plain ? static_cast<size_t>(panels * kMR * width) * sizeof(Sum) : 0;
     char* memory = static_cast<char*>(cpu::scratch(0, a_bytes + partial_bytes + 64));
     Unit* packed_a = reinterpret_cast<Unit*>(memory);
     Sum* partial = reinterpret_cast<Sum*>(memory + (a_bytes + 63) / 64 * 64);
     alignas(64) Sum tile[kMR * kNR];
-    const bool plain = is_plain();
-    Sum* sums = sum_rows ? static_cast<Sum*>(g.row_sums_a) : nullptr;
-    if (sums && !g.accumulate) {
-      for (int64_t i = row; i < row_end; ++i) sums[i] = 0;
-    }
-    int64_t u0 = 0;
+    const Ahead nothing(memory, 0, 0, 0);
+    int64_t u0 = block.unit;
     do {
-      const int64_t n = min64(step, units - u0);
-      const bool last = u0 + n >= units;
-      pack_a(row, row_end, u0, n, packed_a, sums ? sums + row : nullptr);
-      // Panels of one step lie together: [steps][panels of the block][n][kNR].
-      const Unit* step_b = packed_b + u0 * block_width(first_column);
-      for (int64_t j = column; j < column_end; j += kNR) {
-        const Unit* panel_b = step_b + (j - first_column) * n;
+      const int64_t n = min64(step, block.unit_end - u0), after = u0 + n;
+      const bool last = after >= units;
+      Ahead of_a = after < block.unit_end ? look_at_a(row, row_end, after, min64(step, block.unit_end - after))
+                                          : look_at_a(next_row, next_end, block.unit, min64(step, block.unit_end - block.unit));
+      Ahead of_b = nothing;
+      pack_a(row, row_end, u0, n, packed_a, sum_rows ? static_cast<Sum*>(g.row_sums_a) + row : nullptr);
+      for (int64_t t = 0; t < count; ++t) {
+        const int64_t panel = first + (t + turn) % count;
+        const int64_t j = block.column + panel * kNR, columns = min64(kNR, block.column_end - j);
+        const Unit* panel_b = packed_panel(block, panel, u0, n);
+        if (t + 1 < count) of_b = look_at_b(block, first + (t + 1 + turn) % count, u0, n);
+        // A is wanted last. What came too early would have left the L2 cache by then.
+        const bool a_next = (count - t - 1) * panels * n <= 2 * of_a.lines_left + panels * n;
         for (int64_t p = 0; p < panels; ++p) {
-          const int64_t i = row + p * kMR;
+          const int64_t i = row + p * kMR, rows = min64(kMR, row_end - i);
           const Unit* panel_a = packed_a + p * kPanelUnits;
-          const bool whole = i + kMR <= row_end && j + kNR <= column_end;
-          if (plain && whole) {
+          Ahead none = nothing;
+          Ahead& ahead = of_b.lines_left > 0 ? of_b : a_next && of_a.lines_left > 0 ? of_a : none;
+          ahead.lines_left -= n;
+          const bool whole = rows == kMR && columns == kNR;
+          if (plain) {
+            const bool add = g.accumulate || u0 > 0;
             Sum* out = reinterpret_cast<Sum*>(c) + i * g.ldc + j;
-            K::template multiply<kRowPanel>(n, panel_a, panel_b, g.accumulate || u0 > 0 ? out : nullptr, g.ldc, out, g.ldc);
+            if (whole) {
+              K::template multiply<kRowPanel, kMR>(n, panel_a, panel_b, add ? out : nullptr, g.ldc, out, g.ldc, ahead);
+            } else {
+              multiply_edge<kRowPanel>(n, panel_a, panel_b, add, i, rows, j, columns, ahead);
+            }
             continue;
           }
-          Sum* before = partial + p * kMR * width + (j - column);
-          K::template multiply<kRowPanel>(n, panel_a, panel_b, u0 > 0 ? before : nullptr, width, last ? tile : before,
-                                          last ? kNR : width);
+          Sum* before = partial + p * kMR * width + (panel - first) * kNR;
+          multiply_rows<kRowPanel>(rows, n, panel_a, panel_b, u0 > 0 ? before : nullptr, width, last ? tile : before,
+                                   last ? kNR : width, ahead);
           if (!last) continue;
           if (whole) {
             (this->*finish)(tile, i, j);
           } else {
-            finish_part(tile, kNR, i, min64(kMR, row_end - i), j, min64(kNR, column_end - j));
+            finish_part(tile, kNR, i, rows, j, columns);
           }
         }
       }
       u0 += n;
-    } while (u0 < units);
+    } while (u0 < block.unit_end);
   }
 
-  // Whether whole tiles can be summed up in C itself.
+  // Whether tiles can be summed up in C itself.
   bool is_plain() const {
     const cpu::GemmEpilogue& e = g.epilogue;
-    const bool same = sizeof(Sum) == 8 || g.dtype_c == DType::kF32;
-    return same && g.alpha == 1 && !e.bias && !e.pre_activation && e.activation == Activation::kNone && !e.grad_input &&
+    return !narrow_c && g.alpha == 1 && !e.bias && !e.pre_activation && e.activation == Activation::kNone && !e.grad_input &&
            !e.residual;
   }
 
-  static constexpr int64_t kBlockBytes = int64_t{8} << 20;   // packed B at a time
+  static constexpr int64_t kBlockBytes = int64_t{8} << 20;   // packed B at a time, and sums beside C
   static constexpr int64_t kTaskBytes = int64_t{288} << 10;  // packed A of a task: two threads may share an L2 cache of 1 MB
 
-  int64_t block_columns() const {
-    const int64_t fit = kBlockBytes / (max64(units, 1) * static_cast<int64_t>(sizeof(Unit))) / kNR * kNR;
-    return max64(fit, 4 * kNR);
-  }
-  int64_t block_width(int64_t first_column) const {
-    return ceil_div(min64(block_columns(), g.n - first_column), kNR) * kNR;
+  void run() const {
+    if (g.row_sums_a && !g.accumulate) __builtin_memset(g.row_sums_a, 0, static_cast<size_t>(g.m) * sizeof(Sum));
+    run_blocks();
   }
 
-  void run() const {
-    const int64_t block = block_columns();
+  void run_blocks() const {
+    const int64_t fit = kBlockBytes / static_cast<int64_t>(sizeof(Unit)) / kNR;  // units of one panel
+    const int64_t panels = ceil_div(g.n, kNR), steps = max64(ceil_div(units, step), 1);
+    // All of k for the columns that fit. If they are so few that packing A again for every block of them would cost, a part of
+    // k for more columns, where something can hold the sums.
+    const bool sums_beside_c = g.m * g.n <= kBlockBytes / static_cast<int64_t>(sizeof(Sum));
+    const bool divisible = is_plain() || sums_beside_c;
+    const int64_t columns = equal_part(panels, max64(fit / max64(units, 1), divisible ? 32 : 4)) * kNR;
+    const int64_t some = equal_part(steps, max64(fit * kNR / max64(columns, kNR) / step, 1)) * step;
+    const int64_t part = divisible ? some : max64(units, 1);
+    if (part < units && !is_plain()) return run_through_sums();
     int64_t column = 0;
     do {
-      run_block(column, min64(column + block, g.n));
-      column += block;
+      for (int64_t unit = 0; unit == 0 || unit < units; unit += part) {
+        run_block(column, min64(column + columns, g.n), unit, min64(unit + part, units));
+      }
+      column += columns;
     } while (column < g.n);
   }
+  // The largest of equal parts of `count` that are at most `most`.
+  static int64_t equal_part(int64_t count, int64_t most) { return ceil_div(count, max64(ceil_div(count, most), 1)); }
 
-  struct Cut {
-    int64_t rows, columns;
-  };
-  // Rows and columns of a task: those for which the slowest thread ends first. In register tiles, a task of p by q panels
-  // takes p q, and packing its rows about p / 8 more; rows stay few enough for A to keep to a part of the L2 cache.
-  static Cut cut(int64_t row_panels, int64_t column_panels, int64_t max_panels, int64_t threads) {
-    Cut best{};
-    double best_time = 0;
-    for (int64_t p = min64(row_panels, max_panels); p > 0; --p) {
-      const int64_t row_tasks = ceil_div(row_panels, p);
-      for (int64_t parts = 1; parts <= 4 * threads; parts += 1 + parts / 4) {
-        const int64_t q = ceil_div(column_panels, parts);
-        const int64_t tasks = row_tasks * ceil_div(column_panels, q);
-        const double task = static_cast<double>(p) * (static_cast<double>(q) + 0.125) + 0.25;
-        const double time = static_cast<double>(ceil_div(tasks, threads)) * task;
-        if (best_time == 0 || time < best_time) {
-          best = {p * kMR, q * kNR};
-          best_time = time;
-        }
-        if (q == 1) break;
-      }
-    }
-    return best;
+  // A long sum for a C that cannot hold it: beside C, with what comes after it in a second pass.
+  void run_through_sums() const {
+    Sum* sums = static_cast<Sum*>(cpu::scratch(3, static_cast<size_t>(g.m * g.n) * sizeof(Sum)));
+    Gemm product = g;
+    product.c = sums;
+    product.dtype_c = sizeof(Sum) == 8 ? DType::kF64 : DType::kF32;
+    product.ldc = g.n;
+    product.alpha = 1;
+    product.accumulate = false;
+    product.epilogue = {};
+    Product{product, a, b, reinterpret_cast<char*>(sums)}.run_blocks();
+    cpu::parallel_for(g.m, max64(1, 16384 / g.n), [&](int64_t begin, int64_t end) {
+      finish_part(sums + begin * g.n, g.n, begin, end - begin, 0, g.n);
+    });
   }
 
-  void run_block(int64_t column, int64_t column_end) const {
-    const int64_t width = block_width(column), panels = width / kNR;
-    Unit* packed = static_cast<Unit*>(cpu::scratch(1, static_cast<size_t>(max64(units, 1) * width) * sizeof(Unit)));
-    const int64_t steps = max64(ceil_div(units, step), 1), groups = ceil_div(panels, kGroup);
-    cpu::parallel_for(groups * steps, max64(1, 8192 / (step * kNR * kGroup + 1)), [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t) {
-        const int64_t u0 = t / groups * step, panel = t % groups * kGroup;
-        const int64_t n = min64(step, units - u0);
-        if (n > 0) {
-          pack_b_panels(column + panel * kNR, min64(kGroup, panels - panel), u0, n, packed + u0 * width + panel * n * kNR);
-        }
-      }
-    });
+  void run_block(int64_t column, int64_t column_end, int64_t unit, int64_t unit_end) const {
+    const int64_t panels = ceil_div(column_end - column, kNR);
+    const size_t bytes = static_cast<size_t>((unit_end - unit) * panels * kNR) * sizeof(Unit);
+    const size_t states = static_cast<size_t>(max64(ceil_div(unit_end - unit, step), 1) * panels);
+    char* memory = static_cast<char*>(cpu::scratch(1, bytes + states));
+    __builtin_memset(memory + bytes, kStored, states);
+    const Block block{column, column_end, unit, unit_end, panels, reinterpret_cast<Unit*>(memory),
+                      reinterpret_cast<uint8_t*>(memory + bytes)};
     const double flops = 2.0 * static_cast<double>(g.m) * static_cast<double>(column_end - column) * static_cast<double>(g.k);
-    const int64_t fit = kTaskBytes / (kMR * step * static_cast<int64_t>(sizeof(Unit)));
-    const auto [task_rows, task_columns] = cut(ceil_div(g.m, kMR), max64(panels, 1), max64(2, min64(fit, 16)),
-                                               flops < 4e5 ? 1 : cpu::num_threads());
-    const int64_t row_tasks = ceil_div(g.m, task_rows), column_tasks = max64(1, ceil_div(width, task_columns));
-    cpu::parallel_for(row_tasks * column_tasks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t) {
-        const int64_t row = t / column_tasks * task_rows, first = column + t % column_tasks * task_columns;
-        const int64_t row_end = min64(row + task_rows, g.m), last = min64(first + task_columns, column_end);
-        const bool sum_rows = g.row_sums_a && first == 0;
+    const int64_t threads = flops < 4e5 ? 1 : cpu::num_threads();
+    const int64_t most = max64(2, min64(kTaskBytes / (kMR * step * static_cast<int64_t>(sizeof(Unit))), 16));
+    // Tasks are groups of row panels by all columns: every thread has one of each size. The row panels that are left over are
+    // divided by columns. Groups are so large that a panel of B is loaded for many rows, and so small that A keeps to a part
+    // of the L2 cache.
+    const int64_t row_panels = ceil_div(g.m, kMR), each = row_panels / threads, rounds = ceil_div(each, most);
+    const int64_t even = each * threads, whole_tasks = rounds * threads;
+    const int64_t rest = row_panels - even, rest_groups = ceil_div(rest, most);
+    const int64_t parts = max64(1, min64(panels, ceil_div(threads, max64(rest_groups, 1)))), tasks = whole_tasks + rest_groups * parts;
+    struct Rows {
+      int64_t begin, end;
+    };
+    auto rows_of = [&](int64_t t) {
+      if (t >= tasks) return Rows{0, 0};
+      int64_t begin, size;
+      if (t < whole_tasks) {
+        const int64_t round = t / threads, before = round * each / rounds;
+        size = (round + 1) * each / rounds - before;
+        begin = before * threads + t % threads * size;
+      } else {
+        const int64_t group = (t - whole_tasks) / parts, before = group * rest / rest_groups;
+        size = (group + 1) * rest / rest_groups - before;
+        begin = even + before;
+      }
+      return Rows{begin * kMR, min64((begin + size) * kMR, g.m)};
+    };
+    cpu::parallel_for(tasks, 1, [&](int64_t task_begin, int64_t task_end) {
+      for (int64_t t = task_begin; t < task_end; ++t) {
+        const auto [row, row_end] = rows_of(t);
+        const auto [next_row, next_end] = rows_of(t + threads);
+        const int64_t part = t < whole_tasks ? 0 : (t - whole_tasks) % parts, of = t < whole_tasks ? 1 : parts;
+        const int64_t first = part * panels / of, count = (part + 1) * panels / of - first;
+        // The first tasks pack different parts of B.
+        const int64_t turn = t % threads * count / threads;
+        const bool sum_rows = g.row_sums_a && column == 0 && part == 0;
         if (g.trans_a) {
-          task<false>(packed, column, row, row_end, first, last, sum_rows);
+          task<false>(block, row, row_end, next_row, next_end, first, count, turn, sum_rows);
         } else {
-          task<true>(packed, column, row, row_end, first, last, sum_rows);
+          task<true>(block, row, row_end, next_row, next_end, first, count, turn, sum_rows);
         }
       }
     });

@@ -29,17 +29,13 @@ struct Pairs {
     return reinterpret_cast<Vf>(pairs << 16) + reinterpret_cast<Vf>(pairs & 0xffff0000u);
   }
 
-  // Two rows of `count` columns, interleaved; the second is absent when only one number of k is left.
-  static LF_INLINE void pack_across(const bf16* rows, int64_t ld, int64_t left, int64_t count, int width, Unit* out) {
-    if (count == width && left > 1) {
-      for (int i = 0; i < width; i += kVf) {
-        const auto mask = static_cast<__mmask16>(width - i < kVf ? (1u << (width - i)) - 1 : 0xffffu);
-        _mm512_mask_storeu_epi32(out + i, mask, interleave(load_bits(rows + i, width - i), load_bits(rows + ld + i, width - i)));
-      }
-      return;
-    }
-    for (int i = 0; i < width; ++i) {
-      out[i] = i < count ? rows[i].bits | (left > 1 ? static_cast<uint32_t>(rows[ld + i].bits) << 16 : 0u) : 0u;
+  // Of two rows, interleaved; the second is absent when only one number of k is left.
+  template <int kWidth>
+  static LF_INLINE void pack_across(const bf16* rows, int64_t ld, int64_t left, int64_t count, Unit* out) {
+    for (int i = 0; i < kWidth; i += kVf) {
+      const int64_t n = max64(count - i, 0);
+      const __m256i above = left > 1 ? load_bits(rows + ld + i, n) : _mm256_setzero_si256();
+      _mm512_storeu_si512(out + i, interleave(load_bits(rows + i, n), above));
     }
   }
 
@@ -61,11 +57,12 @@ struct Pairs {
     store_two(out, values[0], values[1]);
   }
 
-  template <bool kRowPanel>
+  template <bool kRowPanel, int kRows>
   static LF_INLINE void multiply(int64_t units, const Unit* a, const Unit* b, const Sum* start, int64_t start_ld, Sum* out,
-                                 int64_t ld) {
-    __m512 sums[kMR][kNV];
-    for (int i = 0; i < kMR; ++i)
+                                 int64_t ld, Ahead& ahead_of) {
+    Ahead ahead = ahead_of;
+    __m512 sums[kRows][kNV];
+    for (int i = 0; i < kRows; ++i)
       for (int j = 0; j < kNV; ++j) {
         sums[i][j] = start ? _mm512_loadu_ps(start + i * start_ld + j * kLanes) : _mm512_setzero_ps();
       }
@@ -74,15 +71,17 @@ struct Pairs {
       for (int j = 0; j < kNV; ++j) {
         columns[j] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + u * kNR + j * kLanes));
       }
+      ahead.ask();
 #pragma GCC unroll 16
-      for (int i = 0; i < kMR; ++i) {
+      for (int i = 0; i < kRows; ++i) {
         const auto row = reinterpret_cast<__m512bh>(
             _mm512_set1_epi32(static_cast<int>(kRowPanel ? a[i * kRowStride<Pairs> + u] : a[u * kMR + i])));
 #pragma GCC unroll 4
         for (int j = 0; j < kNV; ++j) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], row, columns[j]);
       }
     }
-    for (int i = 0; i < kMR; ++i)
+    ahead_of = ahead;
+    for (int i = 0; i < kRows; ++i)
       for (int j = 0; j < kNV; ++j) _mm512_storeu_ps(out + i * ld + j * kLanes, sums[i][j]);
   }
 };
