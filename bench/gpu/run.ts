@@ -30,7 +30,7 @@ import { ascend } from '../../lib/techniques/sam'
 import { branches } from '../../lib/tensor/branches'
 import { getDevice } from '../../lib/tensor/device'
 import { keep, scope } from '../../lib/tensor/scope'
-import type { Tensor } from '../../lib/tensor/tensor'
+import { setRequiresGrad, type Tensor } from '../../lib/tensor/tensor'
 import { attentionGrid, crossoverTable, measureAttention, timesTable } from '../attention/compare'
 import { gptSteps, type StepOptions } from './gpt_steps'
 import { deviceSeconds, stepMilliseconds } from './timing'
@@ -194,8 +194,7 @@ if (wants('branches')) {
   // Multi-kernel attention, both passes. In a part of its own it runs in order.
   const heads = 4
   const mixed = multiKernel(['softmax', 'softmax', 'window', 'favor'].map(wholeHead), { softmax: softmaxKernel, window: windowKernel(512), favor })
-  const whole = [0, 1, 2].map(() => random([1, length, heads, width], 'bf16'))
-  for (const each of whole) each.requiresGrad = true
+  const whole = [0, 1, 2].map(() => setRequiresGrad(random([1, length, heads, width], 'bf16')))
   await compare('4 heads by 3 kernels, forward and backward', (together) => {
     const attend = () => mixed(whole[0], whole[1], whole[2], { heads, causal: true })
     const y = together ? attend() : branches(device, [attend, () => null])[0]!

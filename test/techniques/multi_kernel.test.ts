@@ -163,7 +163,7 @@ test('frontier of a trained model: monotone, ends at the single kernels, foretol
   const best = Math.min(...measured.filter(({ cost }) => cost <= middle.cost).map(({ loss }) => loss))
   expect(best).toBeLessThanOrEqual(middle.loss + 0.02)
   model.dispose()
-}, 120_000)
+})
 
 test('assignments as text', () => {
   const layers: LayerAssignment[] = [[[{ from: 0, to: 64, kernel: 'window32' }, { from: 64, to: Infinity, kernel: 'softmax' }], wholeHead('favor')], [wholeHead('int8'), wholeHead('linear')]]
@@ -240,7 +240,7 @@ test.each(testDevices().map((device) => [device.name, device] as const))('%s: ke
   // Forward and backward of two layers with five and four kernels, three steps.
   if (name.startsWith('cuda')) expect(device.stats().branches - before).toBeGreaterThanOrEqual(3 * 2 * 9)
   else expect(device.stats().branches).toBe(before)
-}, 120_000)
+})
 
 test('as a technique: share=0 is the run without it, otherwise it trains and resumes exactly', async () => {
   expect(await shortRun(multiKernelTechnique.create({ share: 0 }), 2)).toEqual(await shortRun(null, 2))
