@@ -2,18 +2,19 @@
 // trained model the frontier is foretold by single units.
 import { DrawnDirections } from '../../lib/attention/favor'
 import { multiKernel, choose, chooseExactly, formatAssignment, frontier, parseAssignment, wholeHead, type Choice, type FrontierPoint, type LayerAssignment } from '../../lib/attention/multi_kernel'
-import { blockSparseKernel, softmaxKernel, windowKernel, type AttentionKernel } from '../../lib/attention/kernels'
+import { blockSparseKernel, csrKernel, softmaxKernel, windowKernel, type AttentionKernel } from '../../lib/attention/kernels'
 import { localCausal } from '../../lib/attention/patterns'
 import { backward } from '../../lib/autograd/backward'
 import { randn } from '../../lib/ops/random'
 import { assignKernels, assignmentOf, measureUnits, multiKernelTechnique, namedKernels, unitsOf } from '../../lib/techniques/multi_kernel'
 import { getDevice } from '../../lib/tensor/device'
 import { Generator, hostRandom } from '../../lib/tensor/random'
-import { scope } from '../../lib/tensor/scope'
+import { keep, scope } from '../../lib/tensor/scope'
 import { setRequiresGrad, type Tensor } from '../../lib/tensor/tensor'
 import type { Technique } from '../../lib/techniques/technique'
 import { resumedRun, shortRun, withTechnique } from '../support/depth'
 import { testDevices } from '../support/devices'
+import { digest } from '../support/digest'
 import { heldOutLoss, Markov, markovModel, markovTrainer, train } from '../support/markov'
 
 const kernels = { softmax: softmaxKernel, near: windowKernel(4), blocks: blockSparseKernel(localCausal(9), 16) }
@@ -240,6 +241,36 @@ test.each(testDevices().map((device) => [device.name, device] as const))('%s: ke
   // Forward and backward of two layers with five and four kernels, three steps.
   if (name.startsWith('cuda')) expect(device.stats().branches - before).toBeGreaterThanOrEqual(3 * 2 * 9)
   else expect(device.stats().branches).toBe(before)
+})
+
+test.each(testDevices().map((device) => [device.name, device] as const))('%s: heads by one list of pairs beside each other, in steps that repeat', async (name, device) => {
+  // Heads 0 and 2 have the same pattern, on the two branches round head 1.
+  const mixed = multiKernel(['pairs', 'near', 'pairs'].map(wholeHead), { pairs: csrKernel(localCausal(6), 16), near: windowKernel(4) })
+  const leaves = [1, 2, 3].map((from) => setRequiresGrad(keep(randn([2, 24, 3, 8], { device, generator: new Generator(from) }))))
+  const step = () => scope(() => {
+    const y = mixed(leaves[0], leaves[1], leaves[2], { heads: 3, causal: true })
+    backward(y, leaves[0].detach())
+    return keep(y.detach())
+  })
+  const run = async () => {
+    const y = device.repeating(step)
+    const all = [y, ...leaves.map((leaf) => leaf.grad!)]
+    const values = await Promise.all(all.map((x) => x.toFloat64()))
+    for (const x of all) x.dispose()
+    for (const leaf of leaves) leaf.grad = null
+    return digest(values)
+  }
+  device.timeOperators(true)
+  const serial = await run()
+  device.timeOperators(false)
+  const before = await device.synchronize()
+  for (let i = 0; i < 4; ++i) expect(await run()).toBe(serial)
+  const after = await device.synchronize()
+  if (name.startsWith('cuda')) {
+    expect(after.branches - before.branches).toBeGreaterThanOrEqual(4 * 2 * 3)
+    expect(after.graphReplays - before.graphReplays).toBeGreaterThanOrEqual(2)
+  }
+  for (const leaf of leaves) leaf.dispose()
 })
 
 test('as a technique: share=0 is the run without it, otherwise it trains and resumes exactly', async () => {
