@@ -1,7 +1,7 @@
 """PyTorch's side of `npm run bench -- matmul`: one JSON object a line in and out.
 
-{"m", "n", "k", "batch", "transpose_a", "transpose_b", "precision", "threads", "seconds"} answers the seconds of one product,
-the fastest of several batches of calls that take `seconds` together."""
+{"m", "n", "k", "batch", "transpose_a", "transpose_b", "precision", "threads", "seconds", "batches"} answers the seconds of one product,
+the fastest of so many batches of calls that take `seconds` together."""
 import json
 import sys
 import time
@@ -9,7 +9,7 @@ import time
 import torch
 
 
-def measure(m, n, k, batch, transpose_a, transpose_b, precision, threads, seconds):
+def measure(m, n, k, batch, transpose_a, transpose_b, precision, threads, seconds, batches):
     torch.set_num_threads(threads)
     dtype = torch.bfloat16 if precision == 'bf16' else torch.float32
     lead = [batch] if batch > 1 else []
@@ -23,11 +23,12 @@ def measure(m, n, k, batch, transpose_a, transpose_b, precision, threads, second
         torch.matmul(a, b, out=out)
         calls += 1
     best = float('inf')
-    for _ in range(5):
+    count = max(1, 4 * calls // batches)
+    for _ in range(batches):
         begin = time.perf_counter()
-        for _ in range(max(1, calls // 4)):
+        for _ in range(count):
             torch.matmul(a, b, out=out)
-        best = min(best, (time.perf_counter() - begin) / max(1, calls // 4))
+        best = min(best, (time.perf_counter() - begin) / count)
     return best
 
 

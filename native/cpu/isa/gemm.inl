@@ -115,8 +115,8 @@ struct Numbers {
 
   // out [kRows][kNR] = start (nullptr: zeros) + the product of two panels, of which A's first kRows rows count; rows `start_ld`
   // and `ld` apart.
-  template <bool kRowPanel, int kRows>
-  static LF_INLINE void multiply(int64_t units, const Unit* a, const Unit* b, const Sum* start, int64_t start_ld, Sum* out,
+  template <bool kRowPanel, int kRows, class C>
+  static LF_INLINE void multiply(int64_t units, const Unit* a, const Unit* b, const Sum* start, int64_t start_ld, C* out,
                                  int64_t ld, Ahead& ahead_of) {
     Ahead ahead = ahead_of;
     V sums[kRows][kNV];
@@ -134,8 +134,7 @@ struct Numbers {
       }
     }
     ahead_of = ahead;
-    for (int i = 0; i < kRows; ++i)
-      for (int j = 0; j < kNV; ++j) store(out + i * ld + j * kLanes, sums[i][j]);
+    for (int i = 0; i < kRows; ++i) store_row(out + i * ld, sums[i]);
   }
 };
 
@@ -441,7 +440,7 @@ struct Product {
   void task(const Block& block, int64_t row, int64_t row_end, int64_t next_row, int64_t next_end, int64_t first, int64_t count,
             int64_t turn, bool sum_rows) const {
     const int64_t panels = ceil_div(row_end - row, kMR);
-    const bool plain = is_plain();
+    const bool plain = is_plain(), bare = finish == &Product::template finish_whole<In, 0, 0, 0>;
     // Sums of the steps before, where they are not in C: whole tiles with what lies over the edges.
     const int64_t width = count * kNR;
     const size_t a_bytes = static_cast<size_t>(panels * kPanelUnits) * sizeof(Unit);
@@ -484,6 +483,11 @@ struct Product {
             continue;
           }
           Sum* before = partial + p * kMR * width + (panel - first) * kNR;
+          if (bare && whole && last) {
+            In* out = reinterpret_cast<In*>(c) + i * g.ldc + j;
+            K::template multiply<kRowPanel, kMR>(n, panel_a, panel_b, u0 > 0 ? before : nullptr, width, out, g.ldc, ahead);
+            continue;
+          }
           multiply_rows<kRowPanel>(rows, n, panel_a, panel_b, u0 > 0 ? before : nullptr, width, last ? tile : before,
                                    last ? kNR : width, ahead);
           if (!last) continue;

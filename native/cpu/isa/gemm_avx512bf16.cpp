@@ -57,15 +57,13 @@ struct Pairs {
     store_two(out, values[0], values[1]);
   }
 
-  template <bool kRowPanel, int kRows>
-  static LF_INLINE void multiply(int64_t units, const Unit* a, const Unit* b, const Sum* start, int64_t start_ld, Sum* out,
+  template <bool kRowPanel, int kRows, class C>
+  static LF_INLINE void multiply(int64_t units, const Unit* a, const Unit* b, const Sum* start, int64_t start_ld, C* out,
                                  int64_t ld, Ahead& ahead_of) {
     Ahead ahead = ahead_of;
-    __m512 sums[kRows][kNV];
+    V sums[kRows][kNV];
     for (int i = 0; i < kRows; ++i)
-      for (int j = 0; j < kNV; ++j) {
-        sums[i][j] = start ? _mm512_loadu_ps(start + i * start_ld + j * kLanes) : _mm512_setzero_ps();
-      }
+      for (int j = 0; j < kNV; ++j) sums[i][j] = start ? load(start + i * start_ld + j * kLanes) : V{};
     for (int64_t u = 0; u < units; ++u) {
       __m512bh columns[kNV];
       for (int j = 0; j < kNV; ++j) {
@@ -77,12 +75,11 @@ struct Pairs {
         const auto row = reinterpret_cast<__m512bh>(
             _mm512_set1_epi32(static_cast<int>(kRowPanel ? a[i * kRowStride<Pairs> + u] : a[u * kMR + i])));
 #pragma GCC unroll 4
-        for (int j = 0; j < kNV; ++j) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], row, columns[j]);
+        for (int j = 0; j < kNV; ++j) sums[i][j] = dot(sums[i][j], row, columns[j]);
       }
     }
     ahead_of = ahead;
-    for (int i = 0; i < kRows; ++i)
-      for (int j = 0; j < kNV; ++j) _mm512_storeu_ps(out + i * ld + j * kLanes, sums[i][j]);
+    for (int i = 0; i < kRows; ++i) store_row(out + i * ld, sums[i]);
   }
 };
 
