@@ -107,7 +107,8 @@ function withoutForward(both: readonly KernelCounters[], forward: readonly Kerne
     const first = forward.find(({ mangled }) => mangled === kernel.mangled)
     if (!first) return kernel
     if (kernel.launches === first.launches) return []
-    return { ...kernel, ...Object.fromEntries(summed.map((key) => [key, kernel[key] - first[key]])) }
+    // A library's have launches alone.
+    return { ...kernel, ...Object.fromEntries(summed.filter((key) => key in kernel).map((key) => [key, kernel[key] - first[key]])) }
   })
 }
 

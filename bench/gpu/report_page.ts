@@ -95,6 +95,7 @@ export const shortName = (name: string) =>
     .replace(/lf::(cuda::)?/g, '')
     .replace(/__nv_bfloat16/g, 'bf16')
     .replace(/__half/g, 'f16')
+    .replace(/\(\w+\)(?=\d)/g, '')
     .replace(/\(.*$/s, '')
     .replaceAll('|', '\\|')
 

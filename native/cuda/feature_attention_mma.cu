@@ -15,9 +15,9 @@
 // is far below the stabiliser, 1 / norm), so f16 becomes TF32, which has f16's digits and f32's range; f32 takes three TF32
 // products. Sums are f32. z and delta z are columns more of the same products, cut into three parts each, so that they keep f32's
 // digits. Partial sums are added in the order of chunks, the same bits on every run.
-// bf16 is bound by bytes, of which those of states and of rows that are read for each tile again come from the second-level cache;
-// f32 and f16 by shared memory and, few heads and long rows, the walk along the tokens by latency. 40 and 48 KB of shared memory and 128
-// registers a thread are 4 blocks an SM (f32, f16: twice the memory and 2 blocks).
+// Bound by the issue of instructions, some 20 for each mma (the map, addresses, copies), and behind it by bytes, of which those of
+// states and of rows that are read for each tile again come from the second-level cache; where heads are few, the walk along the
+// tokens by latency. 42 and 51 KB of shared memory and 128 registers a thread are 4 blocks an SM (f32, f16: twice the memory and 2).
 // Warps an SM: feature_mma_states 16, feature_mma_rows 16.
 #include "cuda/attention_mma.cuh"
 #include "cuda/feature_attention.cuh"
@@ -327,7 +327,7 @@ __device__ __forceinline__ void add_product(float (&c)[kSide / 8][4], const Left
   const RightSide<E, kAcross, Left::kPairs> right(y);
   const int lane = this_thread() % 32, g = lane / 4, t = lane % 4;
   if constexpr (sizeof(E) == 2) {
-#pragma unroll(kVector ? 1 : 2)
+#pragma unroll 1  // more of them take registers that four blocks do not have
     for (int k = 0; k < kSide / 16; ++k) {
       uint32_t a[4];
       x.get(a, k);
