@@ -10,24 +10,29 @@ int64_t tiles_of(int64_t n, int64_t tile) { return (n + tile - 1) / tile; }
 // Asynchronous copies, and the formats bf16 and TF32, came with sm_80. Some chips have too little shared memory for wide f32.
 // Narrow f32 heads would be padding for the most part, and three TF32 products are a little less exact than short f32 sums.
 template <class T>
-AttentionTiling tiling_of(int capability, int64_t shared_bytes, int width, bool backward) {
+AttentionTiling tiling_of(int capability, int64_t shared_bytes, int width, AttentionPass pass) {
   const AttentionTiling plain = {false, kPlainTile, kPlainTile};
   if constexpr (sizeof(T) == 8) return plain;
   if (capability < 80 || width < (sizeof(T) == 4 ? 32 : 1) || width > 256) return plain;
   AttentionTiling tiling = plain;
   dispatch_width(width, [&](auto padded) {
-    using Sizes = MmaSizes<T, decltype(padded)::value>;
-    if ((backward ? Sizes::kBackwardBytes : Sizes::kForwardBytes) <= shared_bytes) {
-      tiling = {true, kMmaRows, backward ? Sizes::kPassing : Sizes::kForwardKeys};
-    }
+    constexpr int D = decltype(padded)::value;
+    auto take = [&](auto shape, int64_t bytes) {
+      using Shape = decltype(shape);
+      if (bytes <= shared_bytes) tiling = {true, Shape::kOwn, Shape::kPassing};
+    };
+    // Both kernels of the gradient or neither.
+    if (pass == AttentionPass::kForward) take(ForwardShape<T, D>{}, kForwardBytes<T, D>);
+    else if (pass == AttentionPass::kGradQ) take(QueryShape<T, D>{}, kBackwardBytes<T, D>);
+    else take(KeyShape<T, D>{}, kBackwardBytes<T, D>);
     return 0;
   });
   return tiling;
 }
 template <class T>
-AttentionTiling tiling_of(const KernelArgs* args, int width, bool backward) {
+AttentionTiling tiling_of(const KernelArgs* args, int width, AttentionPass pass) {
   const Stream& stream = stream_of(args);
-  return tiling_of<T>(stream.capability, stream.shared_bytes_per_block, width, backward);
+  return tiling_of<T>(stream.capability, stream.shared_bytes_per_block, width, pass);
 }
 
 int32_t attention(const KernelArgs* args) {
@@ -45,10 +50,10 @@ int32_t attention(const KernelArgs* args) {
   });
 }
 
-// delta, one number of the accumulation type a query and head.
+// delta and base, two numbers of the accumulation type a query and head.
 int64_t backward_workspace(const KernelArgs* args) {
   const TensorView& lse = args->inputs[5];
-  return lse.numel * dtype_size(lse.dtype);
+  return 2 * lse.numel * dtype_size(lse.dtype);
 }
 
 int32_t attention_backward(const KernelArgs* args) {
@@ -64,6 +69,7 @@ int32_t attention_backward(const KernelArgs* args) {
     t.out = args->inputs[4].as<const T>();
     t.lse = args->inputs[5].as<const Acc<T>>();
     t.delta = static_cast<Acc<T>*>(args->workspace);
+    t.base = t.delta + args->inputs[5].numel;
     t.grad_q = args->outputs[0].as<T>();
     t.grad_k = p.packed ? t.grad_q + p.k_offset : args->outputs[1].as<T>();
     t.grad_v = p.packed ? t.grad_q + p.v_offset : args->outputs[2].as<T>();
@@ -73,19 +79,19 @@ int32_t attention_backward(const KernelArgs* args) {
 
 }  // namespace
 
-AttentionTiling attention_tiling(const KernelArgs* args, DType dtype, int width, bool backward) {
+AttentionTiling attention_tiling(const KernelArgs* args, DType dtype, int width, AttentionPass pass) {
   AttentionTiling tiling{};
   dispatch_floating(dtype, [&](auto tag) {
-    tiling = tiling_of<typename decltype(tag)::Type>(args, width, backward);
+    tiling = tiling_of<typename decltype(tag)::Type>(args, width, pass);
     return 0;
   });
   return tiling;
 }
 
-AttentionTiling attention_tiling(bool tensor_cores, DType dtype, int width, bool backward) {
+AttentionTiling attention_tiling(bool tensor_cores, DType dtype, int width, AttentionPass pass) {
   AttentionTiling tiling{};
   dispatch_floating(dtype, [&](auto tag) {
-    tiling = tiling_of<typename decltype(tag)::Type>(tensor_cores ? 80 : 0, INT64_MAX, width, backward);
+    tiling = tiling_of<typename decltype(tag)::Type>(tensor_cores ? 80 : 0, INT64_MAX, width, pass);
     return 0;
   });
   return tiling;
@@ -96,7 +102,7 @@ int32_t run_attention(const KernelArgs* args, AttentionProblem p, const Attentio
   if (int64_t{p.batch} * p.heads * p.queries == 0) return kOk;
   p.aligned = attention_aligned<T>(p, t.q, t.k, t.v, t.out);
   if constexpr (sizeof(T) < 8) {
-    if (tiling_of<T>(args, p.width, false).tensor_cores) return attention_on_tensor_cores(args, p, t);
+    if (tiling_of<T>(args, p.width, AttentionPass::kForward).tensor_cores) return attention_on_tensor_cores(args, p, t);
   }
   const int64_t slices = p.width ? tiles_of(p.width, kPlainSlice) : 1;
   const int64_t blocks = int64_t{p.batch} * p.heads * tiles_of(p.queries, kPlainTile) * slices;
@@ -116,7 +122,7 @@ int32_t run_attention_backward(const KernelArgs* args, AttentionProblem p, const
     if (const int32_t code = launched(args)) return code;
   }
   if constexpr (sizeof(T) < 8) {
-    if (tiling_of<T>(args, p.width, true).tensor_cores) return attention_backward_on_tensor_cores(args, p, t);
+    if (tiling_of<T>(args, p.width, AttentionPass::kGradQ).tensor_cores) return attention_backward_on_tensor_cores(args, p, t);
   }
   const int64_t slices = tiles_of(p.width, kPlainBackwardSlice);
   const int64_t q_blocks = int64_t{p.batch} * p.heads * tiles_of(p.queries, kPlainTile) * slices;

@@ -92,23 +92,26 @@ struct AttentionSteps {
     count = list.y;
   }
   __device__ int at(int step) const { return items ? items[int64_t{step} * kItem] * kPassing : begin + step * kPassing; }
-  // The entries of the 16 own tokens from `row` on.
-  __device__ const int32_t* entries(int step, int row) const { return items + int64_t{step} * kItem + 1 + row / 16 * kSlots; }
+  // The entries of the 16 own tokens from `row` on and passing ones from `column` on.
+  __device__ const int32_t* entries(int step, int row, int column = 0) const {
+    return items + int64_t{step} * kItem + 1 + row / 16 * kSlots + column / 16;
+  }
   __device__ bool sees(const AttentionProblem& p, int entry, int query, int key) const {
     if (entry < 0 || query >= p.queries || key >= p.keys) return false;
     const int mask = blocks.mask_ids[entry], block = blocks.block;
     return mask < 0 || blocks.masks[(int64_t{mask} * block + query % block) * block + key % block];
   }
-  // Of 16 own tokens: whether they have any entry, and whether nothing of their entries is hidden.
-  __device__ bool any(int step, int row) const {
+  // Of 16 own tokens and kColumns passing ones: whether they have any entry, and whether nothing of their entries is hidden.
+  template <int kColumns = kPassing>
+  __device__ bool any(const int32_t* entries) const {
     bool found = false;
-    for (int i = 0; i < kSlots; ++i) found |= entries(step, row)[i] >= 0;
+    for (int i = 0; i < kColumns / 16; ++i) found |= entries[i] >= 0;
     return found;
   }
-  __device__ bool whole(int step, int row) const {
-    for (int i = 0; i < kSlots; ++i) {
-      const int entry = entries(step, row)[i];
-      if (entry < 0 || blocks.mask_ids[entry] >= 0) return false;
+  template <int kColumns>
+  __device__ bool whole(const int32_t* entries) const {
+    for (int i = 0; i < kColumns / 16; ++i) {
+      if (entries[i] < 0 || blocks.mask_ids[entries[i]] >= 0) return false;
     }
     return true;
   }
@@ -173,26 +176,39 @@ template <class T>
 struct AttentionBackward {
   const T *grad_out, *q, *k, *v, *out;
   const Acc<T>* lse;
-  Acc<T>* delta;
+  Acc<T>*delta, *base;  // base: lse as score_base makes it, for tensor cores
   T *grad_q, *grad_k, *grad_v;
 };
 
-// Whether 16-byte accesses may be used: see AttentionProblem::aligned.
-template <class T, class... Pointers>
-bool attention_aligned(const AttentionProblem& p, const Pointers*... pointers) {
-  return p.width % Pack<T>::n == 0 && p.q_stride % Pack<T>::n == 0 && p.kv_stride % Pack<T>::n == 0 && (aligned16(pointers) && ...);
+// Scores on tensor cores: 16-bit formats keep them in units of log 2, where one instruction is the exponential.
+template <class T>
+constexpr float kScoreUnit = sizeof(T) == 2 ? 1.4426950408889634f : 1.f;
+// What exponentials in the gradient are relative to. A query that sees nothing has lse = -inf; nothing of it is seen, so that any
+// number does.
+template <class T>
+__device__ __forceinline__ float score_base(float lse) {
+  return lse == -INFINITY ? 0.f : lse * kScoreUnit<T>;
 }
 
+// Whether 16-byte accesses may be used: see AttentionProblem::aligned.
+constexpr int64_t kMostStride = int64_t{1} << 25;  // 32 rows further on is still in 32 bits
+template <class T, class... Pointers>
+bool attention_aligned(const AttentionProblem& p, const Pointers*... pointers) {
+  return p.width % Pack<T>::n == 0 && p.q_stride < kMostStride && p.kv_stride < kMostStride && p.q_stride % Pack<T>::n == 0 && p.kv_stride % Pack<T>::n == 0 && (aligned16(pointers) && ...);
+}
+
+// Which tokens pass by: keys forwards and for the gradient of queries, queries for the gradients of keys and values.
+enum class AttentionPass { kForward, kGradQ, kGradKv };
 // How many tokens a block of threads owns, and how many pass by at once.
 struct AttentionTiling {
   bool tensor_cores;
   int own, passing;
 };
 
-// In attention.cu, for every floating format. The problem is complete but for `aligned`; t.delta has room.
+// In attention.cu, for every floating format. The problem is complete but for `aligned`; t.delta and t.base have room.
 // The tiling on a device, and, for sizes that must be known before there is one, the tiling on any with tensor cores (or not).
-AttentionTiling attention_tiling(const KernelArgs* args, DType dtype, int width, bool backward);
-AttentionTiling attention_tiling(bool tensor_cores, DType dtype, int width, bool backward);
+AttentionTiling attention_tiling(const KernelArgs* args, DType dtype, int width, AttentionPass pass);
+AttentionTiling attention_tiling(bool tensor_cores, DType dtype, int width, AttentionPass pass);
 template <class T>
 int32_t run_attention(const KernelArgs* args, AttentionProblem p, const AttentionForward<T>& t);
 template <class T>

@@ -1,67 +1,40 @@
 // attention_backward on tensor cores, after FlashAttention-2 (Dao, arXiv 2307.08691), in two kernels that each add up what
 // they own in a fixed order, so that there are neither atomics nor partial sums in memory:
-//   grad_q   a block of 4 warps owns 64 queries of one head; keys and values pass by.     dQ = dS K
+//   grad_q   a block of 4 warps owns 64 or 128 queries of one head; keys and values pass by.     dQ = dS K
 //   grad_kv  a block owns 64 keys of one key-value head; the queries of its group of heads and their gradients pass by.
 //            Scores are computed transposed, so that they are the left sides of dV = P^T dO and dK = dS^T Q as they are.
-// A warp owns 16 rows. P = exp(S - lse) and dS = P (dP - delta), with dP = dO V^T, never leave registers. Seven products
-// instead of the five of a kernel with atomics. Wide heads: a block adds up a slice of the columns only, so that its sums stay
-// in registers, and computes the scores again for each slice. Bound by tensor cores.
-// An H100's multiprocessor has 2 blocks of grad_kv and 3 of grad_q (2 above 128 columns of 16 bits or 64 of f32); 1 of f32 heads
-// above 128 columns (160 KB of shared memory). At most 255 registers a thread, 168 where there are 3 blocks.
-// Warps an SM, of heads of 64 and 128 columns: attention_mma_grad_q 12, attention_mma_grad_kv 8.
+// P = exp(S - lse) and dS = P (dP - delta), with dP = dO V^T, never leave registers. Seven products instead of the five of a
+// kernel with atomics. Wide heads: a block adds up a slice of the columns only, so that its sums stay in registers, and computes
+// the scores again for each slice. Bound by the instructions of few warps, as the forward kernel is.
+// An H100's multiprocessor has 2 blocks of either, 3 of grad_q of f32 heads of up to 64 columns; 1 of f32 heads above 128 columns
+// (160 KB of shared memory). Warps an SM, of heads of 64 and 128 columns: attention_mma_grad_q 8, attention_mma_grad_kv 8.
 #include "cuda/attention_mma.cuh"
 
 namespace lf::cuda {
 namespace {
 
-// A thread's scores, as products of q and k, and gradients dP of one 16 x kN tile become P (with dropout) and dS.
-// lse(n, i) and delta(n, i) are those of an element's query.
-template <class T, int kN, bool kKeysAreRows, class Steps, class Lse, class Delta>
-__device__ __forceinline__ void score_gradients(const AttentionProblem& p, const AttentionView<float>& sees, const Steps& steps,
-                                                int step, bool whole, int head_index, int row, int column, float (&scores)[kN / 8][4],
-                                                float (&grads)[kN / 8][4], Lse&& lse, Delta&& delta) {
-  const float scale = static_cast<float>(p.scale) * kScoreUnit<T>, kept = static_cast<float>(p.kept);
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  uint32_t seen = ~0u, keeps = ~0u;
-  if (steps.items) {
-    const int own = static_cast<int>(threadIdx.x) / 32 * 16;
-    const int32_t* entries = steps.entries(step, own);
-    if (!whole || !steps.whole(step, own)) {
-      seen = element_bits<kN, kKeysAreRows>(row, column, [&](int query, int key) {
-        return steps.sees(p, entries[((kKeysAreRows ? query : key) - column) / 16], query, key);
-      });
-    }
-  } else if (!whole || sees.masked()) {
-    seen = element_bits<kN, kKeysAreRows>(row, column, [&](int query, int key) { return sees.sees(p, query, key); });
-  }
-  if (p.dropout > 0) keeps = kept_bits<kN, kKeysAreRows>(p, head_index, row, column);
-  const int shift = kKeysAreRows ? p.kv_length - p.queries + column - row : p.kv_length - p.queries + row - column;
+// A warp's scores and gradients dP become P, as dropout leaves it, and dS. base(m, n, i) and delta(m, n, i) are those of an
+// element's query.
+template <bool kRules, class T, int kM, int kN, class Base, class Delta>
+__device__ __forceinline__ void score_gradients(const AttentionProblem& p, float scale, const PartBits<kM>& bits,
+                                                float (&scores)[kM][kN / 8][4], float (&grads)[kM][kN / 8][4], Base&& base, Delta&& delta) {
+  auto each = [](auto&& body) {
 #pragma unroll
-  for (int n = 0; n < kN / 8; ++n) {
+    for (int n = 0; n < kN / 8; ++n) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float x = scores[n][i] * scale;
-      if (sees.slope != 0) {
-        const int r = g + i / 2 * 8, c = n * 8 + 2 * t + i % 2;
-        x -= sees.slope * fabsf(static_cast<float>(shift + (kKeysAreRows ? c - r : r - c)));
+      for (int m = 0; m < kM; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) body(m, n, i);
       }
-      const float e = seen >> (4 * n + i) & 1 ? score_exp<T>(x - lse(n, i)) : 0.f;
-      float dp = grads[n][i], weight = e;
-      if (p.dropout > 0) {
-        const float keep = keeps >> (4 * n + i) & 1 ? kept : 0.f;
-        dp *= keep;
-        weight *= keep;
-      }
-      scores[n][i] = weight;
-      grads[n][i] = e * (dp - delta(n, i));
     }
-  }
-}
-
-// A query that sees nothing has lse = -inf; nothing of it is seen, so that any number does.
-template <class T>
-__device__ __forceinline__ float score_lse(float lse) {
-  return lse == -INFINITY ? 0.f : lse * kScoreUnit<T>;
+  };
+  auto keep = [&](int m, int n, int i) { return bits.keeps[m] >> (4 * n + i) & 1 ? static_cast<float>(p.kept) : 0.f; };
+  if (kRules && p.dropout > 0) each([&](int m, int n, int i) { grads[m][n][i] *= keep(m, n, i); });
+  each([&](int m, int n, int i) {
+    scores[m][n][i] = score_exp<T>(fmaf(scores[m][n][i], scale, -base(m, n, i)));
+    grads[m][n][i] = (grads[m][n][i] - delta(m, n, i)) * scores[m][n][i];
+  });
+  if (kRules && p.dropout > 0) each([&](int m, int n, int i) { scores[m][n][i] *= keep(m, n, i); });
 }
 
 // Columns of the results that a block adds up, so that they fit in registers.
@@ -70,180 +43,227 @@ constexpr int kQueryColumns = sizeof(T) == 4 && D > 128 ? 128 : D;
 template <class T, int D>
 constexpr int kKeyColumns = sizeof(T) == 4 && D > 64 ? 64 : D > 128 ? 128 : D;
 
-// As many blocks of a kernel as shared memory and registers leave room for; told so, the compiler spills nothing.
-template <class T, int D>
-constexpr int kQueryBlocks = MmaSizes<T, D>::kRowBytes <= 256 ? 3 : MmaSizes<T, D>::kRowBytes == 512 ? 2 : 1;
-template <class T, int D>
-constexpr int kKeyBlocks = MmaSizes<T, D>::kRowBytes == 1024 ? 1 : 2;
-
-template <class T, int D>
-__global__ void __launch_bounds__(kMmaThreads, kQueryBlocks<T, D>) attention_mma_grad_q(AttentionProblem p, AttentionBackward<T> t) {
+template <class T, int D, bool kRules>
+__global__ void __launch_bounds__(QueryShape<T, D>::kThreads, QueryShape<T, D>::kBlocks)
+    attention_mma_grad_q(AttentionProblem p, AttentionBackward<T> t) {
 #if __CUDA_ARCH__ >= 800
-  using Sizes = MmaSizes<T, D>;
-  constexpr int kChunks = Sizes::kChunks, kKeys = Sizes::kPassing, kStages = Sizes::kBackwardStages;
-  constexpr int kOwnBytes = kMmaRows * Sizes::kRowBytes, kTile = kKeys * Sizes::kRowBytes;
-  constexpr int kColumns = kQueryColumns<T, D>, kSlices = D / kColumns;
+  using Shape = QueryShape<T, D>;
+  constexpr int kColumns = kQueryColumns<T, D>;
+  constexpr int kM = Shape::kM, kOwn = Shape::kOwn, kPassing = Shape::kPassing, kPart = Shape::kPart, kStages = Shape::kStages;
+  constexpr int kRowBytes = D * static_cast<int>(sizeof(T)), kChunks = kRowBytes / 16, kTile = kPassing * kRowBytes, kSlices = D / kColumns;
+  using Copy = TileCopy<T, Shape::kThreads, kChunks>;
+  const int width = kRules ? p.width : D;
+  const bool aligned = kRules ? p.aligned : true;
   extern __shared__ __align__(128) char shared[];
   char* const queries = shared;
-  char* const grad_outs = shared + kOwnBytes;
-  char* const stages = shared + 2 * kOwnBytes;
+  char* const grad_outs = shared + kOwn * kRowBytes;
+  char* const stages = shared + 2 * kOwn * kRowBytes;
 
-  const int tiles = (p.queries + kMmaRows - 1) / kMmaRows, all_heads = p.batch * p.heads;
+  const int tiles = (p.queries + kOwn - 1) / kOwn, all_heads = p.batch * p.heads;
   const int slice = static_cast<int>(blockIdx.x) % kSlices, at = static_cast<int>(blockIdx.x) / kSlices;
-  const int q0 = (tiles - 1 - at / all_heads) * kMmaRows;
+  const int q0 = (tiles - 1 - at / all_heads) * kOwn;
   const int head_index = at % all_heads, batch = head_index / p.heads, head = head_index % p.heads;
   const int64_t q_at = int64_t{batch} * p.queries * p.q_stride + int64_t{head} * p.width;
   const int64_t out_at = int64_t{batch} * p.queries * p.out_stride + int64_t{head} * p.width;
   const int64_t kv = int64_t{batch} * p.keys * p.kv_stride + int64_t{head / (p.heads / p.kv_heads)} * p.width;
-  const int last_query = min(q0 + kMmaRows, p.queries) - 1;
-  const AttentionSteps<kMmaRows, kKeys> steps(p.by_query, head, q0 / kMmaRows, tiles, p.first_key(q0) / kKeys * kKeys,
-                                              p.end_key(last_query));
-  auto load = [&](int k0, int stage) {
-    char* at = stages + stage * Sizes::kStageBytes;
-    load_tile<kKeys, kChunks>(at, t.k + kv, p.kv_stride, k0, p.kv_length, p.width, p.aligned);
-    load_tile<kKeys, kChunks>(at + kTile, t.v + kv, p.kv_stride, k0, p.kv_length, p.width, p.aligned);
+  const int last_query = min(q0 + kOwn, p.queries) - 1;
+  const AttentionBlocks none{};
+  const AttentionBlocks& blocks = kRules ? p.by_query : none;
+  const AttentionSteps<kOwn, kPassing> steps(blocks, head, q0 / kOwn, tiles, p.first_key(q0) / kPassing * kPassing, p.end_key(last_query));
+  const uint32_t to = Copy::to_of_lane();
+  const Copy copy(p.kv_stride, to);
+  auto load = [&](int step) {
+    if (step < steps.count) {
+      char* at = stages + step % kStages * 2 * kTile;
+      const int k0 = steps.at(step);
+      copy.template load<kPassing>(at, t.k + kv, k0, p.kv_length, width, aligned);
+      copy.template load<kPassing>(at + kTile, t.v + kv, k0, p.kv_length, width, aligned);
+    }
+    commit_copies();
   };
-  load_tile<kMmaRows, kChunks>(queries, t.q + q_at, p.q_stride, q0, p.queries, p.width, p.aligned);
-  load_tile<kMmaRows, kChunks>(grad_outs, t.grad_out + out_at, p.out_stride, q0, p.queries, p.width, p.aligned);
-  if (steps.count > 0) load(steps.at(0), 0);
+  Copy(p.q_stride, to).template load<kOwn>(queries, t.q + q_at, q0, p.queries, width, aligned);
+  Copy(p.out_stride, to).template load<kOwn>(grad_outs, t.grad_out + out_at, q0, p.queries, width, aligned);
   commit_copies();
-
-  AttentionView<float> sees(p, batch, head);
-  sees.slope *= kScoreUnit<T>;
-  const int row = threadIdx.x / 32 * 16, g = threadIdx.x % 32 / 4;
-  float sums[kColumns / 8][4] = {}, lse[2] = {}, delta[2] = {};
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int query = q0 + row + g + 8 * h;
-    if (query < p.queries) {
-      lse[h] = score_lse<T>(t.lse[int64_t{head_index} * p.queries + query]);
-      delta[h] = t.delta[int64_t{head_index} * p.queries + query];
+  for (int step = 0; step < kStages - 1; ++step) load(step);
+
+  const float score = score_scale<T>(p);
+  const int row = threadIdx.x / 32 * Shape::kWarpRows, g = threadIdx.x % 32 / 4;
+  const bool ruled = kRules && (steps.items || p.key_mask || p.segments || p.slopes || p.scale < 0);
+  const WarpSpan span = span_of_queries(p, q0 + row, Shape::kWarpRows);
+  const uint32_t left_offset = left_lane<kChunks>(row);
+  constexpr bool kHold = Shape::kHold && !(kRules && kM == 2);  // rules leave no registers for it
+  LeftSide<kChunks, kM, kHold> left_q(shared_address(queries), left_offset), left_grad(shared_address(grad_outs), left_offset);
+  const int first_chunk = slice * kColumns / Pack<T>::n;
+  const RightLane<kChunks> right(first_chunk);
+  float sums[kM][kColumns / 8][4] = {}, base[kM][2] = {}, delta[kM][2] = {};
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int query = q0 + row + g + 16 * m + 8 * h;
+      if (query < p.queries) {
+        base[m][h] = t.base[int64_t{head_index} * p.queries + query];
+        delta[m][h] = t.delta[int64_t{head_index} * p.queries + query];
+      }
     }
   }
+  wait_copies<kStages - 1>();
+  __syncthreads();
+  left_q.hold();
+  left_grad.hold();
+
   for (int step = 0; step < steps.count; ++step) {
+    next_tile<kStages>(step, load);
+    const char* keys = stages + step % kStages * 2 * kTile;
     const int k0 = steps.at(step);
-    if (kStages == 2) {
-      if (step + 1 < steps.count) load(steps.at(step + 1), (step + 1) % 2);
-      commit_copies();
-    }
-    wait_copies<kStages - 1>();
-    __syncthreads();
-    const char* keys = stages + (kStages == 2 ? step % 2 : 0) * Sizes::kStageBytes;
-    float scores[kKeys / 8][4], grads[kKeys / 8][4];
-    product_nt<T, kChunks, kKeys>(scores, shared_address(queries), row, shared_address(keys));
-    product_nt<T, kChunks, kKeys>(grads, shared_address(grad_outs), row, shared_address(keys + kTile));
-    const bool whole = k0 >= p.first_key(last_query) && k0 + kKeys <= p.end_key(q0);
-    score_gradients<T, kKeys, false>(p, sees, steps, step, whole, head_index, q0 + row, k0, scores, grads,
-                                     [&](int, int i) { return lse[i / 2]; }, [&](int, int i) { return delta[i / 2]; });
-    product_nn<T, kChunks, kKeys, kColumns>(sums, grads, keys, slice * kColumns / Pack<T>::n);
-    __syncthreads();
-    if (kStages == 1 && step + 1 < steps.count) {
-      load(steps.at(step + 1), 0);
-      commit_copies();
+#pragma unroll 1
+    for (int part = 0; part < kPassing; part += kPart) {
+      const int first = k0 + part;
+      if (span.hidden(first, kPart) || unlisted<kM, kPart>(steps, step, row, part)) continue;
+      const bool whole = span.whole(first, kPart);
+      const auto bits = part_bits<kRules, kM, kPart, false>(p, batch, head, steps, step, row, part, whole, q0 + row, first);
+      float scores[kM][kPart / 8][4], grads[kM][kPart / 8][4];
+      product_nt<T, kChunks, kM, kPart>(scores, left_q, shared_address(keys), right, part);
+      product_nt<T, kChunks, kM, kPart>(grads, left_grad, shared_address(keys + kTile), right, part);
+      if (!whole || ruled) apply_rules<kRules, T, kM, kPart, false>(p, head, bits, whole, q0 + row, first, scores);
+      score_gradients<kRules, T, kM, kPart>(p, score, bits, scores, grads,
+                                        [&](int m, int, int i) { return base[m][i / 2]; }, [&](int m, int, int i) { return delta[m][i / 2]; });
+      product_nn<T, kChunks, kM, kPart, kColumns>(sums, grads, keys, right, part, first_chunk);
     }
   }
   wait_copies<0>();
   __syncthreads();
   const float scale = static_cast<float>(p.scale);
-  store_rows<T, kChunks, kColumns>(sums, scale, scale, queries, row, slice * kColumns, t.grad_q + q_at, p.q_stride, q0,
-                                   p.queries, p.width, p.aligned);
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+    store_rows<T, kChunks, kColumns>(sums[m], scale, scale, queries, row + 16 * m, slice * kColumns, t.grad_q + q_at, p.q_stride, q0,
+                                     p.queries, width, aligned);
+  }
 #endif
 }
 
-template <class T, int D>
-__global__ void __launch_bounds__(kMmaThreads, kKeyBlocks<T, D>) attention_mma_grad_kv(AttentionProblem p, AttentionBackward<T> t) {
+template <class T, int D, bool kRules>
+__global__ void __launch_bounds__(KeyShape<T, D>::kThreads, KeyShape<T, D>::kBlocks)
+    attention_mma_grad_kv(AttentionProblem p, AttentionBackward<T> t) {
 #if __CUDA_ARCH__ >= 800
-  using Sizes = MmaSizes<T, D>;
-  constexpr int kChunks = Sizes::kChunks, kQueries = Sizes::kPassing, kStages = Sizes::kBackwardStages;
-  constexpr int kOwnBytes = kMmaRows * Sizes::kRowBytes, kTile = kQueries * Sizes::kRowBytes;
-  constexpr int kColumns = kKeyColumns<T, D>, kSlices = D / kColumns;
+  using Shape = KeyShape<T, D>;
+  constexpr int kColumns = kKeyColumns<T, D>;
+  constexpr int kM = Shape::kM, kOwn = Shape::kOwn, kPassing = Shape::kPassing, kPart = Shape::kPart, kStages = Shape::kStages;
+  constexpr int kRowBytes = D * static_cast<int>(sizeof(T)), kChunks = kRowBytes / 16, kTile = kPassing * kRowBytes, kSlices = D / kColumns;
+  constexpr int kStageBytes = 2 * kTile + 2 * kPassing * 4;  // and two statistics a query
+  static_assert(kStages <= 2 && kPassing <= Shape::kThreads);
+  using Copy = TileCopy<T, Shape::kThreads, kChunks>;
+  const int width = kRules ? p.width : D;
+  const bool aligned = kRules ? p.aligned : true;
   extern __shared__ __align__(128) char shared[];
   char* const keys = shared;
-  char* const values = shared + kOwnBytes;
-  char* const stages = shared + 2 * kOwnBytes;
+  char* const values = shared + kOwn * kRowBytes;
+  char* const stages = shared + 2 * kOwn * kRowBytes;
 
   // The first keys of a causal head have the most queries.
   const int all_heads = p.batch * p.kv_heads, slice = static_cast<int>(blockIdx.x) % kSlices, at = static_cast<int>(blockIdx.x) / kSlices;
-  const int k0 = at / all_heads * kMmaRows, batch = at % all_heads / p.kv_heads, kv_head = at % all_heads % p.kv_heads;
+  const int k0 = at / all_heads * kOwn, batch = at % all_heads / p.kv_heads, kv_head = at % all_heads % p.kv_heads;
   const int group = p.heads / p.kv_heads;
-  const int64_t kv = int64_t{batch} * p.keys * p.kv_stride + int64_t{kv_head} * p.width;
+  auto kv_of = [&](int at) {
+    return int64_t{at % all_heads / p.kv_heads} * p.keys * p.kv_stride + int64_t{at % all_heads % p.kv_heads} * p.width;
+  };
+  int64_t kv = kv_of(at);
   const bool used = k0 < p.kv_length;
-  const int begin = used ? p.first_query(k0) / kQueries * kQueries : 0, end = used ? p.end_query(k0 + kMmaRows) : 0;
-  const int tiles = (p.keys + kMmaRows - 1) / kMmaRows, end_head = (kv_head + 1) * group;
-  using Steps = AttentionSteps<kMmaRows, kQueries>;
-  auto steps_of = [&](int head) { return Steps(p.by_key, head, k0 / kMmaRows, tiles, begin, end); };
-  // The next tile of queries: of the same head, or the first one of a later head that has any.
-  auto advance = [&](int& head, int& step) {
-    ++step;
-    while (head < end_head && step >= steps_of(head).count) {
-      ++head;
-      step = 0;
-    }
+  const int begin = used ? p.first_query(k0) / kPassing * kPassing : 0, end = used ? p.end_query(k0 + kOwn) : 0;
+  const int tiles = (p.keys + kOwn - 1) / kOwn, end_head = (kv_head + 1) * group;
+  using Steps = AttentionSteps<kOwn, kPassing>;
+  const AttentionBlocks none{};
+  const AttentionBlocks& blocks = kRules ? p.by_key : none;
+  auto steps_of = [&](int head) { return Steps(blocks, head, k0 / kOwn, tiles, begin, end); };
+  // The tiles of queries that pass by: those of one head, then those of the next that has any. `next` is copied while `now` is used.
+  struct Place {
+    int head, step, q0;
   };
-  auto load = [&](int head, int step, int stage) {
-    const int q0 = steps_of(head).at(step);
-    char* to = stages + stage * Sizes::kStageBytes;
-    const T* q = t.q + int64_t{batch} * p.queries * p.q_stride + int64_t{head} * p.width;
-    const T* grad_out = t.grad_out + int64_t{batch} * p.queries * p.out_stride + int64_t{head} * p.width;
-    load_tile<kQueries, kChunks>(to, q, p.q_stride, q0, p.queries, p.width, p.aligned);
-    load_tile<kQueries, kChunks>(to + kTile, grad_out, p.out_stride, q0, p.queries, p.width, p.aligned);
-    if (threadIdx.x < kQueries) {
-      const int query = q0 + static_cast<int>(threadIdx.x);
-      const int64_t from = (int64_t{batch} * p.heads + head) * p.queries + query;
-      float* statistics = reinterpret_cast<float*>(to + 2 * kTile) + threadIdx.x;
-      statistics[0] = query < p.queries ? score_lse<T>(t.lse[from]) : 0.f;
-      statistics[kQueries] = query < p.queries ? t.delta[from] : 0.f;
+  auto advance = [&](Place& at) {
+    ++at.step;
+    while (at.head < end_head && at.step >= steps_of(at.head).count) {
+      ++at.head;
+      at.step = 0;
     }
+    if (at.head < end_head) at.q0 = steps_of(at.head).at(at.step);
   };
-  load_tile<kMmaRows, kChunks>(keys, t.k + kv, p.kv_stride, k0, p.kv_length, p.width, p.aligned);
-  load_tile<kMmaRows, kChunks>(values, t.v + kv, p.kv_stride, k0, p.kv_length, p.width, p.aligned);
-  int head = kv_head * group, step = -1;
-  advance(head, step);
-  if (head < end_head) load(head, step, 0);
+  int stage = 0;  // of the tile in use
+  const uint32_t lane_to = Copy::to_of_lane();
+  const Copy copy_q(p.q_stride, lane_to), copy_grad(p.out_stride, lane_to);
+  auto load = [&](const Place& at, int to_stage) {
+    if (at.head < end_head) {
+      char* to = stages + to_stage * kStageBytes;
+      const T* q = t.q + int64_t{batch} * p.queries * p.q_stride + int64_t{at.head} * p.width;
+      const T* grad_out = t.grad_out + int64_t{batch} * p.queries * p.out_stride + int64_t{at.head} * p.width;
+      copy_q.template load<kPassing>(to, q, at.q0, p.queries, width, aligned);
+      copy_grad.template load<kPassing>(to + kTile, grad_out, at.q0, p.queries, width, aligned);
+      const int64_t statistics = (int64_t{batch} * p.heads + at.head) * p.queries;
+      load_statistics<kPassing>(reinterpret_cast<float*>(to + 2 * kTile), t.base + statistics, at.q0, p.queries);
+      load_statistics<kPassing>(reinterpret_cast<float*>(to + 2 * kTile) + kPassing, t.delta + statistics, at.q0, p.queries);
+    }
+    commit_copies();
+  };
+  const Copy copy_own(p.kv_stride, lane_to);
+  copy_own.template load<kOwn>(keys, t.k + kv, k0, p.kv_length, width, aligned);
+  copy_own.template load<kOwn>(values, t.v + kv, k0, p.kv_length, width, aligned);
   commit_copies();
+  Place now = {kv_head * group, -1, 0};
+  advance(now);
+  if (kStages == 2) load(now, 0);
 
-  const int row = threadIdx.x / 32 * 16, column = threadIdx.x % 4 * 2;
+  const int row = threadIdx.x / 32 * Shape::kWarpRows;
   const int first_chunk = slice * kColumns / Pack<T>::n;
-  float key_sums[kColumns / 8][4] = {}, value_sums[kColumns / 8][4] = {};
-  for (int stage = 0; head < end_head; stage ^= kStages - 1) {
-    int next_head = head, next_step = step;
-    advance(next_head, next_step);
-    if (kStages == 2) {
-      if (next_head < end_head) load(next_head, next_step, stage ^ 1);
-      commit_copies();
-    }
-    wait_copies<kStages - 1>();
-    __syncthreads();
-    const char* queries = stages + stage * Sizes::kStageBytes;
+  const float score = score_scale<T>(p);
+  const bool ruled = kRules && (p.by_key.items || p.key_mask || p.segments || p.slopes || p.scale < 0);
+  const WarpSpan span = span_of_keys(p, k0 + row, Shape::kWarpRows);
+  const uint32_t left_offset = left_lane<kChunks>(row);
+  LeftSide<kChunks, kM, Shape::kHold> left_k(shared_address(keys), left_offset), left_v(shared_address(values), left_offset);
+  const RightLane<kChunks> right(first_chunk);
+  float key_sums[kM][kColumns / 8][4] = {}, value_sums[kM][kColumns / 8][4] = {};
+  wait_copies<kStages - 1>();
+  __syncthreads();
+  left_k.hold();
+  left_v.hold();
+
+  while (now.head < end_head) {
+    Place next = now;
+    advance(next);
+    next_tile<kStages>(1, [&](int) { load(kStages == 2 ? next : now, kStages == 2 ? stage ^ 1 : 0); });
+    const char* queries = stages + stage * kStageBytes;
     const float* statistics = reinterpret_cast<const float*>(queries + 2 * kTile);
-    const Steps steps = steps_of(head);
-    const int q0 = steps.at(step);
-    AttentionView<float> sees(p, batch, head);
-    sees.slope *= kScoreUnit<T>;
-    float scores[kQueries / 8][4], grads[kQueries / 8][4];
-    product_nt<T, kChunks, kQueries>(scores, shared_address(keys), row, shared_address(queries));
-    product_nt<T, kChunks, kQueries>(grads, shared_address(values), row, shared_address(queries + kTile));
-    const bool whole = q0 + kQueries <= p.queries && k0 >= p.first_key(q0 + kQueries - 1) && k0 + kMmaRows <= p.end_key(q0);
-    score_gradients<T, kQueries, true>(p, sees, steps, step, whole, batch * p.heads + head, k0 + row, q0, scores, grads,
-                                       [&](int n, int i) { return statistics[n * 8 + column + i % 2]; },
-                                       [&](int n, int i) { return statistics[kQueries + n * 8 + column + i % 2]; });
-    product_nn<T, kChunks, kQueries, kColumns>(value_sums, scores, queries + kTile, first_chunk);
-    product_nn<T, kChunks, kQueries, kColumns>(key_sums, grads, queries, first_chunk);
-    __syncthreads();
-    if (kStages == 1 && next_head < end_head) {
-      load(next_head, next_step, 0);
-      commit_copies();
+    const Steps steps = steps_of(now.head);
+#pragma unroll 1
+    for (int part = 0; part < kPassing; part += kPart) {
+      const int first = now.q0 + part;
+      if (span.hidden(first, kPart) || unlisted<kM, kPart>(steps, now.step, row, part)) continue;
+      const float* base = statistics + part + threadIdx.x % 4 * 2;
+      const float* delta = base + kPassing;
+      const bool whole = span.whole(first, kPart);
+      const auto bits = part_bits<kRules, kM, kPart, true>(p, batch, now.head, steps, now.step, row, part, whole, reread(k0) + row, first);
+      float scores[kM][kPart / 8][4], grads[kM][kPart / 8][4];
+      product_nt<T, kChunks, kM, kPart>(scores, left_k, shared_address(queries), right, part);
+      product_nt<T, kChunks, kM, kPart>(grads, left_v, shared_address(queries + kTile), right, part);
+      if (!whole || ruled) apply_rules<kRules, T, kM, kPart, true>(p, now.head, bits, whole, k0 + row, first, scores);
+      score_gradients<kRules, T, kM, kPart>(p, score, bits, scores, grads,
+                                       [&](int, int n, int i) { return base[n * 8 + i % 2]; }, [&](int, int n, int i) { return delta[n * 8 + i % 2]; });
+      product_nn<T, kChunks, kM, kPart, kColumns>(value_sums, scores, queries + kTile, right, part, first_chunk);
+      product_nn<T, kChunks, kM, kPart, kColumns>(key_sums, grads, queries, right, part, first_chunk);
     }
-    head = next_head;
-    step = next_step;
+    if (kStages == 2) stage ^= 1;
+    now = next;
   }
   wait_copies<0>();
   __syncthreads();
+  kv = kv_of(reread(static_cast<int>(blockIdx.x)) / kSlices);  // not held through the loop
   const float scale = static_cast<float>(p.scale);
-  store_rows<T, kChunks, kColumns>(key_sums, scale, scale, keys, row, slice * kColumns, t.grad_k + kv, p.kv_stride, k0, p.keys,
-                                   p.width, p.aligned);
-  store_rows<T, kChunks, kColumns>(value_sums, 1.f, 1.f, values, row, slice * kColumns, t.grad_v + kv, p.kv_stride, k0, p.keys,
-                                   p.width, p.aligned);
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+    store_rows<T, kChunks, kColumns>(key_sums[m], scale, scale, keys, row + 16 * m, slice * kColumns, t.grad_k + kv, p.kv_stride, k0, p.keys,
+                                     width, aligned);
+    store_rows<T, kChunks, kColumns>(value_sums[m], 1.f, 1.f, values, row + 16 * m, slice * kColumns, t.grad_v + kv, p.kv_stride, k0,
+                                     p.keys, width, aligned);
+  }
 #endif
 }
 
@@ -252,11 +272,19 @@ __global__ void __launch_bounds__(kMmaThreads, kKeyBlocks<T, D>) attention_mma_g
 template <class T>
 int32_t attention_backward_on_tensor_cores(const KernelArgs* args, const AttentionProblem& p, const AttentionBackward<T>& t) {
   return dispatch_width(p.width, [&](auto padded) {
-    constexpr int D = decltype(padded)::value, kBytes = MmaSizes<T, D>::kBackwardBytes;
-    const int64_t q_blocks = int64_t{p.batch} * p.heads * ((p.queries + kMmaRows - 1) / kMmaRows) * (D / kQueryColumns<T, D>);
-    const int64_t kv_blocks = int64_t{p.batch} * p.kv_heads * ((p.keys + kMmaRows - 1) / kMmaRows) * (D / kKeyColumns<T, D>);
-    if (const int32_t code = launch_mma(args, attention_mma_grad_q<T, D>, q_blocks, kBytes, p, t)) return code;
-    return launch_mma(args, attention_mma_grad_kv<T, D>, kv_blocks, kBytes, p, t);
+    constexpr int D = decltype(padded)::value;
+    using Queries = QueryShape<T, D>;
+    using Keys = KeyShape<T, D>;
+    const int64_t q_tiles = (p.queries + Queries::kOwn - 1) / Queries::kOwn, kv_tiles = (p.keys + Keys::kOwn - 1) / Keys::kOwn;
+    const int64_t q_blocks = int64_t{p.batch} * p.heads * q_tiles * (D / kQueryColumns<T, D>);
+    const int64_t kv_blocks = int64_t{p.batch} * p.kv_heads * kv_tiles * (D / kKeyColumns<T, D>);
+    auto launch = [&](auto rules) {
+      auto* grad_q = attention_mma_grad_q<T, D, decltype(rules)::value>;
+      auto* grad_kv = attention_mma_grad_kv<T, D, decltype(rules)::value>;
+      if (const int32_t code = launch_mma(args, grad_q, q_blocks, Queries::kThreads, kQueryBytes<T, D>, p, t)) return code;
+      return launch_mma(args, grad_kv, kv_blocks, Keys::kThreads, kKeyBytes<T, D>, p, t);
+    };
+    return with_rules<T, D>(p, launch);
   });
 }
 template int32_t attention_backward_on_tensor_cores(const KernelArgs*, const AttentionProblem&, const AttentionBackward<float>&);

@@ -1,8 +1,9 @@
 // Products of tiles on tensor cores, for attention_forward.cu and attention_backward.cu (sm_80 and later).
 // A tile is rows of D elements in shared memory, its 16-byte chunks swizzled: chunk c of row r lies at c ^ (r % 8) (rows of
 // 64 bytes: c ^ (r / 2 % 4)), so that eight rows' equal chunks, which ldmatrix reads together, lie in different banks.
-// A warp owns 16 rows of a product. Its accumulators have the layout of mma's C: lane 4 g + t holds columns 2 t and 2 t + 1
-// of every 8, of rows g (elements 0, 1) and g + 8 (elements 2, 3); this is also the layout of the next product's left side.
+// A warp owns kM times 16 rows of a product: what is read of the other side once is multiplied with all of them. Accumulators
+// have the layout of mma's C: lane 4 g + t holds columns 2 t and 2 t + 1 of every 8, of rows g (elements 0, 1) and g + 8
+// (elements 2, 3); this is also the layout of the next product's left side.
 // f32 is computed with three TF32 products (Ootomo and Yokota, arXiv 2203.03341): x = big + small, each with 11 bits;
 // big * big is added up apart from small * big + big * small, and block by block, as tensor cores round sums towards zero.
 #pragma once
@@ -10,8 +11,15 @@
 
 namespace lf::cuda {
 
-constexpr int kMmaRows = 64;  // rows of the tile that a block owns, 16 a warp
-constexpr int kMmaThreads = 128;
+// How a kernel is cut: warps of a block and, for each, the groups of 16 rows that it owns; rows of the passing tiles, how many
+// of them a warp multiplies at once, and how many tiles are in shared memory; whether the left sides of the products with
+// them stay in registers; blocks that fit a multiprocessor, for which the compiler limits the registers.
+template <int kWarpsGiven, int kGroups, int kPassingRows, int kPartRows, int kStagesGiven, bool kHeld, int kBlocksGiven>
+struct MmaShape {
+  static constexpr int kWarps = kWarpsGiven, kThreads = 32 * kWarps, kM = kGroups, kWarpRows = 16 * kM, kOwn = kWarps * kWarpRows;
+  static constexpr int kPassing = kPassingRows, kPart = kPartRows, kStages = kStagesGiven, kBlocks = kBlocksGiven;
+  static constexpr bool kHold = kHeld;
+};
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
@@ -30,36 +38,99 @@ __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// Rows [first, first + kRows) of x into a tile, zeros beyond row `end` and column `width`. Asynchronous where rows are made
-// of whole, aligned chunks.
-template <int kRows, int kChunks, class T>
-__device__ __forceinline__ void load_tile(char* tile, const T* x, int64_t stride, int first, int end, int width, bool aligned) {
-  constexpr int kItems = Pack<T>::n;
-  if (aligned) {
-    const uint32_t base = shared_address(tile);
-#pragma unroll
-    for (int i = 0; i < (kRows * kChunks + kMmaThreads - 1) / kMmaThreads; ++i) {
-      const int at = static_cast<int>(threadIdx.x) + i * kMmaThreads, row = at / kChunks, chunk = at % kChunks;
-      if (kRows * kChunks % kMmaThreads && at >= kRows * kChunks) break;
-      const bool inside = first + row < end && chunk * kItems < width;
-      const T* from = inside ? x + (first + row) * stride + chunk * kItems : x;
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(base + chunk_at<kChunks>(row, chunk)), "l"(from),
-                   "r"(inside ? 16 : 0)
-                   : "memory");
-    }
-  } else {
-#pragma unroll 1
-    for (int at = threadIdx.x; at < kRows * kChunks; at += kMmaThreads) {
-      const int row = at / kChunks, chunk = at % kChunks;
-      Pack<T> pack;
-#pragma unroll
-      for (int k = 0; k < kItems; ++k) {
-        const bool inside = first + row < end && chunk * kItems + k < width;
-        pack.at[k] = inside ? x[(first + row) * stride + chunk * kItems + k] : T(0.f);
+// A number that the compiler takes for another one each time: what is computed from it in a rare branch is computed there, and
+// not held in registers through the loops around; and what it is itself is not computed again where it is used.
+template <class I>
+__device__ __forceinline__ I reread(I x) {
+  if constexpr (sizeof(I) == 8) asm volatile("" : "+l"(x));
+  else asm volatile("" : "+r"(x));
+  return x;
+}
+
+// What a thread copies of tiles: the same 16 bytes of every kTurnRows-th row, from `from` elements on, to `to` bytes on.
+template <class T, int kThreads, int kChunks>
+struct TileCopy {
+  static constexpr int kItems = Pack<T>::n, kTurnRows = kThreads / kChunks;
+  static_assert(kThreads % kChunks == 0);
+  int64_t stride;
+  uint32_t from;
+  uint32_t to;  // to_of_lane(), once for all copies of a kernel
+
+  __device__ __forceinline__ TileCopy(int64_t stride, uint32_t to) : stride(stride), from(row() * static_cast<uint32_t>(stride) + chunk() * kItems), to(to) {}
+  __device__ __forceinline__ static uint32_t to_of_lane() { return chunk_at<kChunks>(row(), chunk()); }
+  __device__ __forceinline__ static int row() { return static_cast<int>(threadIdx.x) / kChunks; }
+  __device__ __forceinline__ static int chunk() { return static_cast<int>(threadIdx.x) % kChunks; }
+
+  // Bytes from the thread's first chunk to the one `turns` later.
+  __device__ __forceinline__ static int below(int turns) {
+    if (kTurnRows % 8 == 0) return turns * kTurnRows * kChunks * 16;
+    return chunk_at<kChunks>(row() + turns * kTurnRows, chunk()) - chunk_at<kChunks>(row(), chunk());
+  }
+
+  // Rows [first, first + kRows) of x into a tile, zeros beyond row `end` and column `width`. Asynchronous where rows are made
+  // of whole, aligned chunks.
+  template <int kRows>
+  __device__ __forceinline__ void load(char* tile, const T* x, int first, int end, int width, bool aligned) const {
+    constexpr int kTurns = (kRows + kTurnRows - 1) / kTurnRows;
+    if (aligned) {
+      const uint32_t base = shared_address(tile) + to;
+      const T* at = x + first * stride + from;
+      if (first + kRows <= end && width == kChunks * kItems) {
+#pragma unroll(kTurnRows < 4 ? 2 : kTurns)
+        for (int i = 0; i < kTurns; ++i) {
+          if (kRows % kTurnRows && row() + i * kTurnRows >= kRows) break;
+          asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(base + below(i)), "l"(at) : "memory");
+          at += kTurnRows * stride;
+        }
+        return;
       }
-      store_pack(reinterpret_cast<T*>(tile + chunk_at<kChunks>(row, chunk)), pack);
+      const int rows = chunk() * kItems < width ? end - first - row() : 0;
+#pragma unroll 1
+      for (int i = 0; i < kTurns; ++i) {
+        if (kRows % kTurnRows && row() + i * kTurnRows >= kRows) break;
+        const bool inside = i * kTurnRows < rows;
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(base + below(i)), "l"(inside ? at : x), "r"(inside ? 16 : 0)
+                     : "memory");
+        at += kTurnRows * stride;
+      }
+    } else {
+#pragma unroll 1
+      for (int item = threadIdx.x; item < kRows * kChunks; item += kThreads) {
+        const int row = item / kChunks, chunk = item % kChunks;
+        Pack<T> pack;
+#pragma unroll
+        for (int k = 0; k < kItems; ++k) {
+          const bool inside = first + row < end && chunk * kItems + k < width;
+          pack.at[k] = inside ? x[(first + row) * stride + chunk * kItems + k] : T(0.f);
+        }
+        store_pack(reinterpret_cast<T*>(tile + chunk_at<kChunks>(row, chunk)), pack);
+      }
     }
   }
+};
+
+// One number of each of a tile's rows, zeros beyond row `end`.
+template <int kRows>
+__device__ __forceinline__ void load_statistics(float* to, const float* x, int first, int end) {
+  if (threadIdx.x >= kRows) return;
+  const int at = first + static_cast<int>(threadIdx.x);
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to + threadIdx.x)), "l"(at < end ? x + at : x),
+               "r"(at < end ? 4 : 0)
+               : "memory");
+}
+
+// Where a step begins: its tile is there, and load(step) is asked for a later one, to where the last step's was.
+template <int kStages, class Load>
+__device__ __forceinline__ void next_tile(int step, Load&& load) {
+  if constexpr (kStages == 1) {
+    if (step) __syncthreads();
+    load(step);
+    wait_copies<0>();
+  } else {
+    wait_copies<kStages - 2>();
+  }
+  __syncthreads();
+  if constexpr (kStages > 1) load(step + kStages - 1);
 }
 
 __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], uint32_t address) {
@@ -104,86 +175,149 @@ __device__ __forceinline__ void split_tf32(float x, uint32_t& big, uint32_t& sma
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(small) : "f"(x - __uint_as_float(big)));
 }
 
-// c = x y^T for a warp's 16 rows of x, from `x_row` on, and all kN rows of y.
-template <class T, int kChunks, int kN>
-__device__ __forceinline__ void product_nt(float (&c)[kN / 8][4], uint32_t x, int x_row, uint32_t y) {
-  const int lane = threadIdx.x % 32;
-  const int a_row = x_row + lane % 16, a_chunk = lane / 16;
-  const int b_row = lane % 8 + lane / 16 * 8, b_chunk = lane / 8 % 2;
+// Where a lane reads the left sides of products, 16 rows of a tile.
+template <int kChunks>
+__device__ __forceinline__ uint32_t left_lane(int row) {
+  return reread(chunk_at<kChunks>(row + static_cast<int>(threadIdx.x) % 16, static_cast<int>(threadIdx.x) % 32 / 16));
+}
+
+// The left side of a product: a warp's kM times 16 rows of a tile, read as they are needed or, with kHold, once.
+// In a tile, two chunks further on is an exclusive or, eight rows further down an addition.
+template <int kChunks, int kM, bool kHold>
+struct LeftSide {
+  static constexpr int kGroupBytes = 16 * kChunks * 16;
+  uint32_t tile, offset;
+  uint32_t held[kHold ? kChunks / 2 : 1][kHold ? kM : 1][4];
+
+  // `offset` is the lane's, left_lane<kChunks>(row) with the warp's first row.
+  __device__ __forceinline__ LeftSide(uint32_t tile, uint32_t offset) : tile(tile), offset(offset) {}
+  // Once the tile is there.
+  __device__ __forceinline__ void hold() {
+    if constexpr (kHold) {
 #pragma unroll
-  for (int n = 0; n < kN / 8; ++n) c[n][0] = c[n][1] = c[n][2] = c[n][3] = 0;
+      for (int k = 0; k < kChunks / 2; ++k) {
+#pragma unroll
+        for (int m = 0; m < kM; ++m) load_matrices(held[k][m], tile + (offset ^ k << 5) + m * kGroupBytes);
+      }
+    }
+  }
+  // The 16 rows m of chunks k and k + 1.
+  __device__ __forceinline__ void get(uint32_t (&a)[4], int m, int k) const {
+    if constexpr (kHold) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[i] = held[k / 2][m][i];
+    } else {
+      load_matrices(a, tile + (offset ^ k << 4) + m * kGroupBytes);
+    }
+  }
+};
+
+// Where a lane reads the right sides of products: rows of a tile for x y^T, columns for p y.
+template <int kChunks>
+struct RightLane {
+  uint32_t nt, nn;
+  __device__ __forceinline__ explicit RightLane(int chunk = 0)
+      : nt(reread(chunk_at<kChunks>(lane() % 8 + lane() / 16 * 8, lane() / 8 % 2))), nn(reread(chunk_at<kChunks>(lane() % 16, chunk + lane() / 16))) {}
+  __device__ __forceinline__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+};
+
+// c = x y^T for a warp's rows of x and kN rows of y from `first` on.
+template <class T, int kChunks, int kM, int kN, class Left>
+__device__ __forceinline__ void product_nt(float (&c)[kM][kN / 8][4], const Left& x, uint32_t y, RightLane<kChunks> right, int first) {
+  const uint32_t offset = right.nt;
+  y += first * kChunks * 16;
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int n = 0; n < kN / 8; ++n) c[m][n][0] = c[m][n][1] = c[m][n][2] = c[m][n][3] = 0;
+  }
   if constexpr (sizeof(T) == 2) {
 #pragma unroll
     for (int k = 0; k < kChunks; k += 2) {
-      uint32_t a[4];
-      load_matrices(a, x + chunk_at<kChunks>(a_row, k + a_chunk));
+      uint32_t a[kM][4];
+#pragma unroll
+      for (int m = 0; m < kM; ++m) x.get(a[m], m, k);
 #pragma unroll
       for (int n = 0; n < kN; n += 16) {
         uint32_t b[4];
-        load_matrices(b, y + chunk_at<kChunks>(n + b_row, k + b_chunk));
-        mma<T>(c[n / 8], a, b[0], b[1]);
-        mma<T>(c[n / 8 + 1], a, b[2], b[3]);
+        load_matrices(b, y + (offset ^ k << 4) + n * kChunks * 16);
+#pragma unroll
+        for (int m = 0; m < kM; ++m) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            mma<T>(c[m][n / 8 + i], a[m], b[2 * i], b[2 * i + 1]);
+          }
+        }
       }
     }
   } else {
+    static_assert(kM == 1);
     float low[kN / 8][4] = {};
-#pragma unroll 4
+#pragma unroll(kChunks == 64 ? 2 : 4)
     for (int k = 0; k < kChunks; k += 2) {
       uint32_t a[4], big[4], small[4];
-      load_matrices(a, x + chunk_at<kChunks>(a_row, k + a_chunk));
+      x.get(a, 0, k);
 #pragma unroll
       for (int i = 0; i < 4; ++i) split_tf32(__uint_as_float(a[i]), big[i], small[i]);
 #pragma unroll
       for (int n = 0; n < kN; n += 16) {
         uint32_t b[4], b_big[4], b_small[4];
-        load_matrices(b, y + chunk_at<kChunks>(n + b_row, k + b_chunk));
+        load_matrices(b, y + (offset ^ k << 4) + n * kChunks * 16);
 #pragma unroll
         for (int i = 0; i < 4; ++i) split_tf32(__uint_as_float(b[i]), b_big[i], b_small[i]);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           mma<T>(low[n / 8 + i], small, b_big[2 * i], b_big[2 * i + 1]);
           mma<T>(low[n / 8 + i], big, b_small[2 * i], b_small[2 * i + 1]);
-          mma<T>(c[n / 8 + i], big, b_big[2 * i], b_big[2 * i + 1]);
+          mma<T>(c[0][n / 8 + i], big, b_big[2 * i], b_big[2 * i + 1]);
         }
       }
     }
 #pragma unroll
     for (int n = 0; n < kN / 8; ++n) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) c[n][i] += low[n][i];
+      for (int i = 0; i < 4; ++i) c[0][n][i] += low[n][i];
     }
   }
 }
 
-// c += p y for a warp's 16 rows of p, in registers, the kN rows of y and kColumns of its columns, from chunk `first` on.
-template <class T, int kChunks, int kN, int kColumns>
-__device__ __forceinline__ void product_nn(float (&c)[kColumns / 8][4], const float (&p)[kN / 8][4], const char* tile, int first) {
-  const int lane = threadIdx.x % 32;
+// c += p y for a warp's rows of p, in registers, kN rows of y from `first` on, and kColumns of its columns, from chunk `chunk` on.
+template <class T, int kChunks, int kM, int kN, int kColumns>
+__device__ __forceinline__ void product_nn(float (&c)[kM][kColumns / 8][4], const float (&p)[kM][kN / 8][4], const char* tile,
+                                           RightLane<kChunks> right, int first, int chunk) {
+  tile += first * kChunks * 16;
   if constexpr (sizeof(T) == 2) {
-    const uint32_t y = shared_address(tile);
+    const uint32_t y = shared_address(tile), offset = right.nn;
 #pragma unroll
     for (int k = 0; k < kN; k += 16) {
-      const float(&left)[4] = p[k / 8];
-      const float(&right)[4] = p[k / 8 + 1];
-      const uint32_t a[4] = {pack_pair<T>(left[0], left[1]), pack_pair<T>(left[2], left[3]), pack_pair<T>(right[0], right[1]),
-                             pack_pair<T>(right[2], right[3])};
+      uint32_t a[kM][4];
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) a[m][i] = pack_pair<T>(p[m][k / 8 + i / 2][i % 2 * 2], p[m][k / 8 + i / 2][i % 2 * 2 + 1]);
+      }
 #pragma unroll
       for (int n = 0; n < kColumns; n += 16) {
         uint32_t b[4];
-        load_matrices_transposed(b, y + chunk_at<kChunks>(k + lane % 16, first + n / 8 + lane / 16));
-        mma<T>(c[n / 8], a, b[0], b[1]);
-        mma<T>(c[n / 8 + 1], a, b[2], b[3]);
+        load_matrices_transposed(b, y + (offset ^ n << 1) + k * kChunks * 16);
+#pragma unroll
+        for (int m = 0; m < kM; ++m) {
+          mma<T>(c[m][n / 8], a[m], b[0], b[1]);
+          mma<T>(c[m][n / 8 + 1], a[m], b[2], b[3]);
+        }
       }
     }
   } else {
+    static_assert(kM == 1);
     // Column 2 t of p stands at the product's index t, column 2 t + 1 at t + 4; the rows of y are read to match.
     uint32_t big[kN / 8][4], small[kN / 8][4];
 #pragma unroll
     for (int k = 0; k < kN / 8; ++k) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) split_tf32(p[k][i == 1 ? 2 : i == 2 ? 1 : i], big[k][i], small[k][i]);
+      for (int i = 0; i < 4; ++i) split_tf32(p[0][k][i == 1 ? 2 : i == 2 ? 1 : i], big[k][i], small[k][i]);
     }
-    const int g = lane / 4, t = lane % 4;
+    // Of wide rows, a lane's 64 places in a tile are not held.
+    const int lane = kChunks == 32 ? right.lane() : reread(right.lane()), g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int n = 0; n < kColumns / 8; ++n) {
       float high[4] = {}, low[4] = {};
@@ -192,7 +326,7 @@ __device__ __forceinline__ void product_nn(float (&c)[kColumns / 8][4], const fl
         uint32_t b_big[2], b_small[2];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const int at = chunk_at<kChunks>(8 * k + 2 * t + i, first + 2 * n + g / 4) + g % 4 * 4;
+          const int at = chunk_at<kChunks>(8 * k + 2 * t + i, chunk + 2 * n + g / 4) + g % 4 * 4;
           split_tf32(*reinterpret_cast<const float*>(tile + at), b_big[i], b_small[i]);
         }
         mma<T>(low, small[k], b_big[0], b_big[1]);
@@ -200,7 +334,7 @@ __device__ __forceinline__ void product_nn(float (&c)[kColumns / 8][4], const fl
         mma<T>(high, big[k], b_big[0], b_big[1]);
       }
 #pragma unroll
-      for (int i = 0; i < 4; ++i) c[n][i] += high[i] + low[i];
+      for (int i = 0; i < 4; ++i) c[0][n][i] += high[i] + low[i];
     }
   }
 }
@@ -241,15 +375,55 @@ __device__ __forceinline__ void store_rows(const float (&c)[kColumns / 8][4], fl
   }
 }
 
-// Exponentials: 16-bit formats keep scores in units of log 2, where one instruction does it; f32 takes the accurate one.
-template <class T>
-constexpr float kScoreUnit = sizeof(T) == 2 ? 1.4426950408889634f : 1.f;
+// In units of kScoreUnit; f32 takes the accurate one.
 template <class T>
 __device__ __forceinline__ float score_exp(float x) {
   if constexpr (sizeof(T) == 4) return expf(x);
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+// Scores are kept as products until they go into an exponential: times score_scale they are in units of kScoreUnit. A slope or a
+// negative scale changes them first.
+template <class T>
+__device__ __forceinline__ float score_scale(const AttentionProblem& p) {
+  return fabsf(static_cast<float>(p.scale)) * kScoreUnit<T>;
+}
+// The columns of a product that a warp's rows see: any of them [begin, end), all of them [all_begin, all_end).
+struct WarpSpan {
+  int begin, all_begin, all_end, end;
+  __device__ bool hidden(int column, int count) const { return column >= end || column + count <= begin; }
+  __device__ bool whole(int column, int count) const { return column >= all_begin && column + count <= all_end; }
+};
+__device__ __forceinline__ WarpSpan span_of_queries(const AttentionProblem& p, int first, int rows) {
+  if (first >= p.queries) return {0, 0, 0, 0};
+  const int last = min(first + rows, p.queries) - 1;
+  return {p.first_key(first), p.first_key(last), p.end_key(first), p.end_key(last)};
+}
+__device__ __forceinline__ WarpSpan span_of_keys(const AttentionProblem& p, int first, int rows) {
+  if (first >= p.kv_length) return {0, 0, 0, 0};
+  const int last = min(first + rows, p.kv_length) - 1;
+  return {p.first_query(first), first + rows > p.kv_length ? INT_MAX : p.first_query(last), p.end_query(first + 1), p.end_query(last + 1)};
+}
+
+// Elements of a 16 x kN product whose columns are not in their row's span become -inf. Rows are queries or keys.
+template <int kN, bool kKeysAreRows>
+__device__ __forceinline__ void hide_outside(const AttentionProblem& p, int row, int column, float (&c)[kN / 8][4]) {
+  const int lane = threadIdx.x % 32, at = column + lane % 4 * 2;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const WarpSpan span = kKeysAreRows ? span_of_keys(p, row + lane / 4 + 8 * h, 1) : span_of_queries(p, row + lane / 4 + 8 * h, 1);
+    const int shift = at - span.begin;
+    const auto count = static_cast<uint32_t>(max(0, span.end - span.begin));
+#pragma unroll
+    for (int n = 0; n < kN / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if (static_cast<uint32_t>(n * 8 + i + shift) >= count) c[n][2 * h + i] = -INFINITY;
+      }
+    }
+  }
 }
 
 // Which of a thread's elements of a 16 x kN product a rule holds for: bit 4 n + i for element [n][i], whose query and key are
@@ -283,7 +457,9 @@ __device__ __forceinline__ uint32_t kept_bits(const AttentionProblem& p, int hea
     return element_bits<kN, kKeysAreRows>(row, column, [&](int query, int key) { return attention_keeps(p, head_index, query, key); });
   }
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const PhiloxKey random_key = p.random_key();
+  PhiloxKey random_key = p.random_key();
+  random_key.key0 = static_cast<uint32_t>(reread(static_cast<int>(random_key.key0)));
+  random_key.key1 = static_cast<uint32_t>(reread(static_cast<int>(random_key.key1)));
   uint32_t bits = 0;
 #pragma unroll 1
   for (int n = 0; n < kN / 8; ++n) {
@@ -313,18 +489,148 @@ __device__ __forceinline__ uint32_t kept_bits(const AttentionProblem& p, int hea
   return bits;
 }
 
-// Shared memory of a block: two tiles of 64 rows that stay (forward: one), and kStages times two tiles that pass by.
-template <class T, int D>
-struct MmaSizes {
-  static constexpr int kRowBytes = D * static_cast<int>(sizeof(T)), kChunks = kRowBytes / 16;
-  static constexpr int kForwardKeys = kRowBytes == 1024 ? 16 : kRowBytes == 512 || sizeof(T) == 4 ? 32 : 64;
-  static constexpr int kForwardStages = kRowBytes <= 512 ? 2 : 1;
-  static constexpr int kForwardBytes = kMmaRows * kRowBytes + kForwardStages * 2 * kForwardKeys * kRowBytes;
-  static constexpr int kPassing = kRowBytes <= 128 && sizeof(T) == 2 ? 64 : kRowBytes <= 256 ? 32 : 16;
-  static constexpr int kBackwardStages = kRowBytes <= 512 ? 2 : 1;
-  static constexpr int kStageBytes = 2 * kPassing * kRowBytes + 2 * kPassing * 4;  // and two statistics a query
-  static constexpr int kBackwardBytes = 2 * kMmaRows * kRowBytes + kBackwardStages * kStageBytes;
+// Whether a layout lists nothing for the warp's rows and these columns.
+template <int kM, int kN, class Steps>
+__device__ __forceinline__ bool unlisted(const Steps& steps, int step, int own, int part) {
+  if (!steps.items) return false;
+  bool found = false;
+#pragma unroll
+  for (int m = 0; m < kM; ++m) found |= steps.template any<kN>(steps.entries(step, own + 16 * m, part));
+  return !found;
+}
+
+// Before anything is hidden.
+template <class T, int kM, int kN, bool kKeysAreRows>
+__device__ __forceinline__ void apply_slope(const AttentionProblem& p, int head, int row, int column, float (&c)[kM][kN / 8][4]) {
+  const float sign = p.scale < 0 ? -1.f : 1.f, slope = p.slopes ? p.slopes[head] * kScoreUnit<T> / score_scale<T>(p) : 0.f;
+  const int lane = threadIdx.x % 32, distance = p.kv_length - p.queries + (kKeysAreRows ? column - row : row - column);
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int n = 0; n < kN / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int down = lane / 4 + 16 * m + i / 2 * 8, right = lane % 4 * 2 + n * 8 + i % 2;
+        const int from = distance + (kKeysAreRows ? right - down : down - right);
+        c[m][n][i] = sign * c[m][n][i] - slope * fabsf(static_cast<float>(from));
+      }
+    }
+  }
+}
+
+// What is computed of a part of a tile before its products, while few registers are in use, as bits like element_bits': what
+// masks or a layout let the warp's rows see, and what dropout keeps.
+template <int kM>
+struct PartBits {
+  uint32_t seen[kM], keeps[kM];
 };
+// The rows from `row` on (row `own` of the block's tile), and kN columns from `column` on, which is column `part` of the step's
+// tile. `whole`: no edges of what is seen are in it.
+template <bool kRules, int kM, int kN, bool kKeysAreRows, class Steps>
+__device__ __forceinline__ PartBits<kM> part_bits(const AttentionProblem& p, int batch, int head, const Steps& steps, int step, int own,
+                                                  int part, bool whole, int row, int column) {
+  PartBits<kM> bits;
+#pragma unroll
+  for (int m = 0; m < kM; ++m) bits.seen[m] = bits.keeps[m] = ~0u;
+  if constexpr (!kRules) return bits;
+  if (steps.items) {
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+      const int32_t* entries = steps.entries(step, own + 16 * m, part);
+      if (whole && steps.template whole<kN>(entries)) continue;
+      bits.seen[m] = element_bits<kN, kKeysAreRows>(reread(row) + 16 * m, column, [&](int query, int key) {
+        return steps.sees(p, entries[((kKeysAreRows ? query : key) - column) / 16], query, key);
+      });
+    }
+  } else if (p.key_mask || p.segments) {
+    const AttentionView<float> sees(p, reread(batch), reread(head));
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+      bits.seen[m] = element_bits<kN, kKeysAreRows>(reread(row) + 16 * m, column, [&](int query, int key) { return sees.sees(p, query, key); });
+    }
+  }
+  if (p.dropout > 0) {
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+      bits.keeps[m] = kept_bits<kN, kKeysAreRows>(p, reread(batch * p.heads + head), reread(row) + 16 * m, column);
+    }
+  }
+  return bits;
+}
+
+// Slopes, and what is hidden from the warp's rows. To be skipped where the part is whole and there are no rules.
+template <bool kRules, class T, int kM, int kN, bool kKeysAreRows>
+__device__ __forceinline__ void apply_rules(const AttentionProblem& p, int head, const PartBits<kM>& bits, bool whole, int row, int column,
+                                            float (&c)[kM][kN / 8][4]) {
+  row = reread(row);
+  if constexpr (!kRules) {
+#pragma unroll
+    for (int m = 0; m < kM; ++m) hide_outside<kN, kKeysAreRows>(p, row + 16 * m, column, c[m]);
+    return;
+  }
+  if (p.slopes || p.scale < 0) apply_slope<T, kM, kN, kKeysAreRows>(p, reread(head), row, column, c);
+  const bool by_bits = (kKeysAreRows ? p.by_key : p.by_query).items || p.key_mask || p.segments;
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+    if (by_bits) {
+#pragma unroll
+      for (int n = 0; n < kN / 8; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (!(bits.seen[m] >> (4 * n + i) & 1)) c[m][n][i] = -INFINITY;
+        }
+      }
+    } else if (!whole) {
+      hide_outside<kN, kKeysAreRows>(p, row + 16 * m, column, c[m]);
+    }
+  }
+}
+
+template <class T, int D>
+constexpr int kRowBytesOf = D * static_cast<int>(sizeof(T));
+
+// The shapes of the three kernels for tiles of D columns: 32 rows a warp where the sums leave registers for it, else 16. As many
+// blocks as shared memory and registers leave room for; told so, the compiler spills nothing.
+template <int kBytes, int D>
+struct MmaShapes {  // of f32
+  static constexpr int kPassing = D <= 64 ? 32 : 16, kStages = D <= 128 ? 2 : 1, kForwardKeys = D <= 128 ? 32 : 16;
+  using Forward = MmaShape<4, 1, kForwardKeys, D <= 64 ? kForwardKeys : 16, kStages, false, 1>;
+  using GradQ = MmaShape<4, 1, kPassing, kPassing, kStages, false, D <= 64 ? 3 : D <= 128 ? 2 : 1>;
+  using GradKv = MmaShape<4, 1, kPassing, kPassing, kStages, false, D <= 128 ? 2 : 1>;
+};
+template <int D>
+struct MmaShapes<2, D> {  // up to 64 columns of 16 bits
+  using Forward = MmaShape<4, 2, 128, 64, 2, true, 2>;
+  using GradQ = MmaShape<4, 2, 64, 32, 2, true, 2>;
+  using GradKv = MmaShape<4, 1, 64, 64, 2, true, 2>;
+};
+template <>
+struct MmaShapes<2, 128> {
+  using Forward = MmaShape<4, 2, 32, 32, 2, false, 2>;
+  using GradQ = MmaShape<4, 1, 32, 32, 2, true, 2>;
+  using GradKv = MmaShape<4, 1, 32, 32, 2, false, 2>;
+};
+template <>
+struct MmaShapes<2, 256> {
+  using Forward = MmaShape<4, 1, 32, 32, 2, false, 2>;
+  using GradQ = MmaShape<4, 1, 16, 16, 2, false, 2>;
+  using GradKv = MmaShape<4, 1, 16, 16, 2, false, 2>;
+};
+template <class T, int D>
+using ForwardShape = typename MmaShapes<sizeof(T), D>::Forward;
+template <class T, int D>
+using QueryShape = typename MmaShapes<sizeof(T), D>::GradQ;
+template <class T, int D>
+using KeyShape = typename MmaShapes<sizeof(T), D>::GradKv;
+
+template <class T, int D, class Shape = ForwardShape<T, D>>
+constexpr int kForwardBytes = (Shape::kOwn + Shape::kStages * 2 * Shape::kPassing) * kRowBytesOf<T, D>;
+template <class T, int D, class Shape = QueryShape<T, D>>
+constexpr int kQueryBytes = (2 * Shape::kOwn + Shape::kStages * 2 * Shape::kPassing) * kRowBytesOf<T, D>;
+template <class T, int D, class Shape = KeyShape<T, D>>
+constexpr int kKeyBytes = kQueryBytes<T, D, Shape> + Shape::kStages * 2 * Shape::kPassing * 4;
+template <class T, int D>
+constexpr int kBackwardBytes = kKeyBytes<T, D> > kQueryBytes<T, D> ? kKeyBytes<T, D> : kQueryBytes<T, D>;
 
 // Calls body(integral constant) with the smallest tile width that holds `width`.
 template <class F>
@@ -335,12 +641,25 @@ int32_t dispatch_width(int width, F&& body) {
   return body(std::integral_constant<int, 256>{});
 }
 
+// Calls body(integral constant) with whether a call needs the kernels with kRules: for what hides or changes single scores other
+// than ranges of keys, for dropout, and for rows that are not made of whole chunks of the tile's width. Those without are for
+// 16-bit formats, where the loop that is left is short enough for that to matter.
+template <class T, int D, class F>
+int32_t with_rules(const AttentionProblem& p, F&& body) {
+  if constexpr (sizeof(T) == 2) {
+    const bool masked = p.by_query.items || p.key_mask || p.segments || p.slopes;
+    if (!masked && p.scale > 0 && p.dropout == 0 && p.aligned && p.width == D) return body(std::false_type{});
+  }
+  return body(std::true_type{});
+}
+
 // Raises the limit of a kernel's shared memory and launches it.
 template <class... Parameters, class... Arguments>
-int32_t launch_mma(const KernelArgs* args, void (*kernel)(Parameters...), int64_t blocks, int bytes, const Arguments&... arguments) {
+int32_t launch_mma(const KernelArgs* args, void (*kernel)(Parameters...), int64_t blocks, int threads, int bytes,
+                   const Arguments&... arguments) {
   if (blocks == 0) return kOk;
   if (const cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return report(args, code);
-  kernel<<<static_cast<unsigned>(blocks), kMmaThreads, bytes, stream_of(args).stream>>>(arguments...);
+  kernel<<<static_cast<unsigned>(blocks), threads, bytes, stream_of(args).stream>>>(arguments...);
   return launched(args);
 }
 

@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kPlainThreads, sizeof(T) == 8 ? 1 : 2) attenti
   }
 }
 
-// delta = grad_out . out of each head and query. `lanes` (a power of two) neighbouring threads own a row of 16-byte packs, or
+// delta = grad_out . out of each head and query, and base. `lanes` (a power of two) neighbouring threads own a row of 16-byte packs, or
 // of elements where rows are not aligned. Bound by bytes.
 template <class T>
 __global__ void __launch_bounds__(256) attention_delta(AttentionProblem p, AttentionBackward<T> t, int lanes) {
@@ -181,7 +181,10 @@ __global__ void __launch_bounds__(256) attention_delta(AttentionProblem p, Atten
       }
     }
     for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
-    if (row < rows && threadIdx.x % lanes == 0) t.delta[row] = sum;
+    if (row < rows && threadIdx.x % lanes == 0) {
+      t.delta[row] = sum;
+      if constexpr (sizeof(T) < 8) t.base[row] = score_base<T>(t.lse[row]);
+    }
   }
 }
 

@@ -8,7 +8,7 @@
 namespace lf::cuda {
 namespace {
 
-constexpr int kMostRows = 4;  // block rows in a tile: 64 / 16
+constexpr int kMostRows = 8;  // block rows in a tile: 128 / 16
 
 // One direction of a layout: `starts` [patterns, own blocks + 1] into the list `entries` (nullptr: entry i is i) of entries,
 // and the passing block of each entry.
@@ -146,7 +146,7 @@ int32_t plan(const KernelArgs* args, const Listing& l, const TensorView& masks, 
 int64_t forward_workspace(const KernelArgs* args) {
   int64_t most = 0;
   for (const bool tensor_cores : {false, true}) {
-    const AttentionTiling tiling = attention_tiling(tensor_cores, args->inputs[0].dtype, static_cast<int>(args->inputs[0].dim(3)), false);
+    const AttentionTiling tiling = attention_tiling(tensor_cores, args->inputs[0].dtype, static_cast<int>(args->inputs[0].dim(3)), AttentionPass::kForward);
     const int64_t bytes = plan_bytes(listing_of(args, 0, 3, false, tiling));
     if (bytes > most) most = bytes;
   }
@@ -157,7 +157,7 @@ int32_t block_sparse_attention(const KernelArgs* args) {
   AttentionProblem p = sparse_problem(args, 0);
   if (int64_t{p.batch} * p.heads * p.queries == 0) return kOk;
   auto* memory = static_cast<char*>(args->workspace);
-  const AttentionTiling tiling = attention_tiling(args, args->inputs[0].dtype, p.width, false);
+  const AttentionTiling tiling = attention_tiling(args, args->inputs[0].dtype, p.width, AttentionPass::kForward);
   if (const int32_t code = plan(args, listing_of(args, 0, 3, false, tiling), args->inputs[6], memory, &p.by_query)) return code;
   return dispatch_floating(args->inputs[0].dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;
@@ -171,19 +171,24 @@ int64_t backward_workspace(const KernelArgs* args) {
   const TensorView& lse = args->inputs[5];
   int64_t most = 0;
   for (const bool tensor_cores : {false, true}) {
-    const AttentionTiling tiling = attention_tiling(tensor_cores, args->inputs[1].dtype, static_cast<int>(args->inputs[1].dim(3)), true);
-    const int64_t bytes = plan_bytes(listing_of(args, 1, 6, false, tiling)) + plan_bytes(listing_of(args, 1, 6, true, tiling));
+    int64_t bytes = 0;
+    for (const AttentionPass pass : {AttentionPass::kGradQ, AttentionPass::kGradKv}) {
+      const AttentionTiling tiling = attention_tiling(tensor_cores, args->inputs[1].dtype, static_cast<int>(args->inputs[1].dim(3)), pass);
+      bytes += plan_bytes(listing_of(args, 1, 6, pass == AttentionPass::kGradKv, tiling));
+    }
     if (bytes > most) most = bytes;
   }
-  return most + lse.numel * dtype_size(lse.dtype);
+  return most + 2 * lse.numel * dtype_size(lse.dtype);
 }
 
 int32_t block_sparse_attention_backward(const KernelArgs* args) {
   AttentionProblem p = sparse_problem(args, 1);
   auto* memory = static_cast<char*>(args->workspace);
-  const AttentionTiling tiling = attention_tiling(args, args->inputs[1].dtype, p.width, true);
-  if (const int32_t code = plan(args, listing_of(args, 1, 6, false, tiling), args->inputs[9], memory, &p.by_query)) return code;
-  if (const int32_t code = plan(args, listing_of(args, 1, 6, true, tiling), args->inputs[9], memory, &p.by_key)) return code;
+  for (const AttentionPass pass : {AttentionPass::kGradQ, AttentionPass::kGradKv}) {
+    const bool by_key = pass == AttentionPass::kGradKv;
+    const AttentionTiling tiling = attention_tiling(args, args->inputs[1].dtype, p.width, pass);
+    if (const int32_t code = plan(args, listing_of(args, 1, 6, by_key, tiling), args->inputs[9], memory, by_key ? &p.by_key : &p.by_query)) return code;
+  }
   return dispatch_floating(args->inputs[1].dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;
     AttentionBackward<T> t{};
@@ -194,6 +199,7 @@ int32_t block_sparse_attention_backward(const KernelArgs* args) {
     t.out = args->inputs[4].as<const T>();
     t.lse = args->inputs[5].as<const Acc<T>>();
     t.delta = reinterpret_cast<Acc<T>*>(memory);
+    t.base = t.delta + args->inputs[5].numel;
     t.grad_q = args->outputs[0].as<T>();
     t.grad_k = args->outputs[1].as<T>();
     t.grad_v = args->outputs[2].as<T>();
