@@ -45,8 +45,8 @@ describe.each(testDevices().map(({ name }) => name))('%s', (device) => {
         if (device === 'cpu') expect(found.copies).toBe(0)
         else {
           expect(found.copies).toBeGreaterThan(500)
-          // Of a real GPU: as many as fit in the time of a copy.
-          expect(found.beside).toBeGreaterThan(process.env.GPUSIM_HOME && techniques.length === 1 ? 1 : 0)
+          // On a real GPU a copy of this size may have ended before the next launch.
+          if (process.env.GPUSIM_HOME) expect(found.beside).toBeGreaterThan(techniques.length === 1 ? 1 : 0)
         }
       }
     }
