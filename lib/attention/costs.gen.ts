@@ -24,9 +24,9 @@ export const costs: Record<'cpu' | 'cuda', DeviceCosts> = {
       csr: { forward: { call: 0.000644, pair: 0, pairWidth: 8e-13 }, backward: { call: 0.00117, pair: 0, pairWidth: 2.46e-12 } },
     },
     bf16: {
-      dense: { forward: { call: 0.0000578, pair: 0, pairWidth: 2.07e-14 }, backward: { call: 0.000198, pair: 0, pairWidth: 5.91e-14 } },
-      block_sparse: { forward: { call: 0.0000621, pair: 0, pairWidth: 7.12e-14 }, backward: { call: 0.000171, pair: 4.22e-12, pairWidth: 1.32e-13 } },
-      csr: { forward: { call: 0.000617, pair: 0, pairWidth: 7.97e-13 }, backward: { call: 0.00113, pair: 0, pairWidth: 2.44e-12 } },
+      dense: { forward: { call: 0.0000489, pair: 0, pairWidth: 1.14e-14 }, backward: { call: 0.000126, pair: 0, pairWidth: 3.86e-14 } },
+      block_sparse: { forward: { call: 0.000206, pair: 2.83e-12, pairWidth: 5.09e-14 }, backward: { call: 0.000248, pair: 9.95e-12, pairWidth: 8.08e-14 } },
+      csr: { forward: { call: 0.000661, pair: 0, pairWidth: 7.52e-13 }, backward: { call: 0.00127, pair: 0, pairWidth: 2.11e-12 } },
     },
   },
 }
