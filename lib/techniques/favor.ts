@@ -3,7 +3,21 @@
 // Source: Choromanski et al., arXiv 2009.14794.
 import { DrawnDirections } from '../attention/favor'
 import { attentionLayers } from './layers'
-import { defineTechnique } from './technique'
+import { defineTechnique, type Technique } from './technique'
+
+/** What a technique does whose directions are drawn anew every `redraw` steps (0: never); the number of the draw is saved. */
+export function redrawn(directions: DrawnDirections, redraw: number): Pick<Technique, 'step' | 'state' | 'restore'> {
+  return {
+    step(next, { step }) {
+      directions.draw = redraw ? Math.floor(step / redraw) : 0
+      next()
+    },
+    state: () => ({ data: { draw: directions.draw } }),
+    restore(_, data) {
+      directions.draw = (data as { draw: number }).draw
+    },
+  }
+}
 
 export const favor = defineTechnique({
   name: 'favor',
@@ -25,14 +39,7 @@ export const favor = defineTechnique({
         if (features === 0) return
         for (const [layer, attention] of attentionLayers(model, 'favor').entries()) attention.kernel = directions.kernel(layer, features, eps)
       },
-      step(next, { step }) {
-        directions.draw = redraw ? Math.floor(step / redraw) : 0
-        next()
-      },
-      state: () => ({ data: { draw: directions.draw } }),
-      restore(_, data) {
-        directions.draw = (data as { draw: number }).draw
-      },
+      ...redrawn(directions, redraw),
     }
   },
 })

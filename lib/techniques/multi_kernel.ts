@@ -11,6 +11,7 @@ import { add, square, sub } from '../ops/elementwise'
 import { sum } from '../ops/reductions'
 import { keep, scope } from '../tensor/scope'
 import type { Tensor } from '../tensor/tensor'
+import { redrawn } from './favor'
 import { int8Kernel } from './int8_attention'
 import { attentionLayers } from './layers'
 import { linearKernel } from './linear_attention'
@@ -183,14 +184,7 @@ export const multiKernelTechnique = defineTechnique({
         )
         assignKernels(model, layers, kernels)
       },
-      step(next, { step }) {
-        directions.draw = redraw ? Math.floor(step / redraw) : 0
-        next()
-      },
-      state: () => ({ data: { draw: directions.draw } }),
-      restore(_, data) {
-        directions.draw = (data as { draw: number }).draw
-      },
+      ...redrawn(directions, redraw),
     }
   },
 })
