@@ -107,7 +107,7 @@ export { quantise, roundActivations, smoothingFactors, type QuantiseOptions } fr
 export { addQat, exportQat } from './techniques/qat'
 export { packSparse, type SparseOptions, type SparseReport } from './techniques/sparse_execution'
 export { narrowWeights } from './techniques/stochastic_rounding'
-export { fakeQuantize, lsq, signedGrid, type Grid } from './nn/fake_quantize'
+export { fakeQuantize, lsq, pact, signedGrid, type Grid, type LsqOptions } from './nn/fake_quantize'
 export { FakeQuantised, type FakeQuantisedOptions } from './nn/fake_quantised'
 export { Fp8Scale, fp8Linear, type Fp8Options, type Fp8Scales } from './nn/fp8_linear'
 export { int8Linear } from './nn/integer_linear'

@@ -1,7 +1,8 @@
 // A layer that trains for an integer product: weight and input lie on grids of few bits, as the product will have them.
 //   weights: symmetric, one step for each output or in all; s = max |w| / top, or trained (LSQ).
 //   inputs:  one step a token, s = max |x| / top; or for all unsigned with a zero point, from a moving average of the least and
-//            the largest value (0.01 of a step's extremes at a time); or one trained step; or as they are.
+//            the largest value (0.01 of a step's extremes at a time); or one trained step (LSQ), with a trained offset (LSQ+), or
+//            up to a trained clip (PACT), unsigned where inputs are never below 0; or as they are.
 // With inputs on a grid the product is the integer one (ops/int8_matmul.ts), so that training sees exactly what is exported.
 // A packed weight (nn/int_weight.ts) takes the place of the grid of weights after export.
 import { noGrad } from '../autograd/tape'
@@ -16,9 +17,10 @@ import { max, min } from '../ops/reductions'
 import { reshape } from '../ops/reshape'
 import { slice, writeSlice } from '../ops/slice'
 import { where } from '../ops/where'
+import type { Device } from '../tensor/device'
 import { keep, scope } from '../tensor/scope'
 import { tensor, type Tensor } from '../tensor/tensor'
-import { fakeQuantize, firstStep, lsq, quantizeTo, signedGrid, type Grid } from './fake_quantize'
+import { fakeQuantize, firstStep, lsq, pact, quantizeTo, signedGrid, type Grid } from './fake_quantize'
 import { IntWeight, roundEven } from './int_weight'
 import { integerLinear } from './integer_linear'
 import type { Linear } from './linear'
@@ -31,12 +33,19 @@ export interface FakeQuantisedOptions {
   bits: number
   /** Of inputs, 2 to 8; 0: they stay as they are. */
   inputBits: number
-  /** Steps from the extremes of the numbers, or trained. */
-  method: 'minmax' | 'lsq'
+  /**
+   * Steps from the extremes of the numbers; or trained (lsq), inputs with a trained offset (lsq_plus); or from the extremes of
+   * weights and a trained clip of inputs (pact).
+   */
+  method: 'minmax' | 'lsq' | 'lsq_plus' | 'pact'
   /** One step for each output of a weight, or for all. */
   weights: 'channel' | 'tensor'
-  /** One step for each token, or for all. Trained steps are for all. */
+  /** One step for each token, or for all. What is trained is for all. */
   inputs: 'token' | 'tensor'
+  /** Trained steps and offsets follow the loss (default) or the squared error of their grid. */
+  follow?: 'loss' | 'error'
+  /** For pact: inputs are never below 0, such as those from ReLU. */
+  positive?: boolean
 }
 
 /** The share of a step's extremes in the moving average. */
@@ -46,7 +55,8 @@ const unsigned = (bits: number): Grid => ({ low: 0, high: 2 ** bits - 1 })
 interface GridInput {
   values: Tensor
   codes: { codes: Tensor; scales: Tensor }
-  zeros: Tensor | null
+  zeros?: Tensor | null
+  offset?: Tensor | null
 }
 
 /**
@@ -70,16 +80,47 @@ export class TrainedStep extends Module<[]> {
     return mul(this.first.tensor, reshape(factor, this.first.shape))
   }
 
+  /** Whether the first step is known. */
+  known(): Tensor {
+    return greater(this.first.tensor, tensor([0], [1], { device: this.first.tensor.device }))
+  }
+
   /** Sets the first step where it is not known. */
   start(first: () => Tensor): void {
     const own = this.first.tensor
-    scope(() => noGrad(() => writeSlice(own, where(greater(own, tensor([0], [1], { device: own.device })), own, first()), [0])))
+    scope(() => noGrad(() => writeSlice(own, where(this.known(), own, first()), [0])))
+  }
+}
+
+/** An offset b = first + share * span, of which the share is trained, from 0: the span makes rates suit it that suit a step. */
+export class TrainedOffset extends Module<[span: Tensor]> {
+  /** f32 [1] */
+  first: Constant
+  share: Parameter
+
+  constructor(device: Device) {
+    super()
+    this.first = new Constant(zeros([1], { device }))
+    this.share = new Parameter(zeros([1], { device }))
+  }
+
+  forward(span: Tensor): Tensor {
+    return add(this.first.tensor, mul(this.share.tensor, span))
+  }
+
+  /** Sets the first offset where `known` is not true. */
+  start(known: Tensor, first: Tensor): void {
+    scope(() => noGrad(() => writeSlice(this.first.tensor, where(known, this.first.tensor, first), [0])))
   }
 }
 
 export class FakeQuantised extends Module<[x: Tensor, residual: Tensor | null, layer: Linear]> {
   weightStep: TrainedStep | null = null
+  /** Of inputs, or their clip. */
   inputStep: TrainedStep | null = null
+  inputOffset: TrainedOffset | null = null
+  /** Of the squared error that trained steps follow. */
+  errorWeight = 1
   /** Moving average of [least, largest, 1] from zeros: the last says how much of an average it is. */
   range: Constant | null = null
   /** false: the layer as it was, but extremes are watched. */
@@ -101,14 +142,28 @@ export class FakeQuantised extends Module<[x: Tensor, residual: Tensor | null, l
       }
     }
     const { device } = (layer.packed ? layer.packed.parameters()[0] : layer.weight).tensor
-    if (method === 'lsq') {
-      if (!layer.packed) this.weightStep = new TrainedStep(firstStep(layer.weight.tensor, this.weightGrid, weights === 'channel'))
-      if (inputBits) this.inputStep = new TrainedStep(zeros([1], { device }))
-    } else if (inputBits && inputs === 'tensor') this.range = new Constant(zeros([3], { device }))
+    if (this.trainsWeights && !layer.packed) this.weightStep = new TrainedStep(firstStep(layer.weight.tensor, this.weightGrid, weights === 'channel'))
+    if (!inputBits) return
+    if (method !== 'minmax') this.inputStep = new TrainedStep(zeros([1], { device }))
+    else if (inputs === 'tensor') this.range = new Constant(zeros([3], { device }))
+    if (method === 'lsq_plus') this.inputOffset = new TrainedOffset(device)
+  }
+
+  private get trainsWeights(): boolean {
+    return this.options.method === 'lsq' || this.options.method === 'lsq_plus'
   }
 
   get weightGrid(): Grid {
-    return signedGrid(this.options.bits, this.options.method === 'minmax')
+    return signedGrid(this.options.bits, !this.trainsWeights)
+  }
+
+  /** The clip of inputs that is trained by pact. */
+  get clip(): Tensor | null {
+    return this.options.method === 'pact' && this.inputStep ? this.inputStep.call() : null
+  }
+
+  private get error(): { errorWeight?: number } {
+    return this.options.follow === 'error' ? { errorWeight: this.errorWeight } : {}
   }
 
   forward(x: Tensor, residual: Tensor | null, layer: Linear): Tensor {
@@ -120,7 +175,8 @@ export class FakeQuantised extends Module<[x: Tensor, residual: Tensor | null, l
     if (!inputBits) return this.weightsOnly(x, residual, layer)
     const input = this.input(x)
     const { weight, codes } = this.weight(layer)
-    return integerLinear(input.values, weight, { x: input.codes, zeros: input.zeros, w: codes }, layer.bias?.value ?? null, residual)
+    const operands = { x: input.codes, zeros: input.zeros, offset: input.offset, w: codes }
+    return integerLinear(input.values, weight, operands, layer.bias?.value ?? null, residual)
   }
 
   private weightsOnly(x: Tensor, residual: Tensor | null, layer: Linear): Tensor {
@@ -132,7 +188,7 @@ export class FakeQuantised extends Module<[x: Tensor, residual: Tensor | null, l
 
   /** The weight on its grid, f32, with gradients of master and step. */
   private onGrid(w: Tensor): Tensor {
-    return this.weightStep ? lsq(w, this.weightStep.call(), this.weightGrid) : fakeQuantize(w, this.stepOf(w), this.weightGrid)
+    return this.weightStep ? lsq(w, this.weightStep.call(), this.weightGrid, this.error) : fakeQuantize(w, this.stepOf(w), this.weightGrid)
   }
 
   /** The step of a weight: [out, 1] or [1], f32. */
@@ -164,20 +220,46 @@ export class FakeQuantised extends Module<[x: Tensor, residual: Tensor | null, l
 
   private input(x: Tensor): GridInput {
     const { inputBits, inputs, method } = this.options
-    if (method === 'lsq') return this.trainedInput(x)
+    if (method === 'pact') return this.clippedInput(x)
+    if (method !== 'minmax') return this.trainedInput(x)
     if (inputs === 'tensor') return this.affineInput(x)
     const grid = signedGrid(inputBits)
     const codes = noGrad(() => quantizeRows(x, grid.high))
     const step = codes.scales.viewAs([...codes.scales.shape, 1])
-    return { values: fakeQuantize(x, step, grid), codes, zeros: null }
+    return { values: fakeQuantize(x, step, grid), codes }
   }
 
   private trainedInput(x: Tensor): GridInput {
     const grid = signedGrid(this.options.inputBits, false)
-    this.inputStep!.start(() => firstStep(reshape(x, [1, x.size]), grid, false))
-    const own = this.inputStep!.call()
-    const codes = scope(() => noGrad(() => ({ codes: cast(quantizeTo(x, own, grid).codes, 'i8'), scales: reshape(own, [1]) })))
-    return { values: lsq(x, own, grid), codes, zeros: null }
+    const { inputStep, inputOffset } = this
+    if (inputOffset) {
+      // At first the grid has the extremes for its ends.
+      const ends = noGrad(() => extremes(x))
+      const step = noGrad(() => maximum(scale(sub(ends.most, ends.least), 1 / (grid.high - grid.low)), tensor([1e-8], [1], { device: x.device })))
+      inputOffset.start(noGrad(() => inputStep!.known()), noGrad(() => sub(ends.least, scale(step, grid.low))))
+      inputStep!.start(() => step)
+    } else inputStep!.start(() => firstStep(reshape(x, [1, x.size]), grid, false))
+    const own = inputStep!.call()
+    const offset = inputOffset ? inputOffset.call(noGrad(() => scale(inputStep!.first.tensor, grid.high))) : null
+    const codes = scope(() => noGrad(() => ({ codes: cast(quantizeTo(offset ? sub(cast(x, 'f32'), offset) : x, own, grid).codes, 'i8'), scales: reshape(own, [1]) })))
+    return { values: lsq(x, own, grid, { offset, ...this.error }), codes, offset }
+  }
+
+  private clippedInput(x: Tensor): GridInput {
+    const { inputBits, positive } = this.options
+    const grid = positive ? unsigned(inputBits) : signedGrid(inputBits)
+    this.inputStep!.start(() => maximum(reshape(max(abs(cast(x, 'f32'))), [1]), tensor([1e-8], [1], { device: x.device })))
+    const clip = this.clip!
+    // Unsigned codes do not fit in i8: they and their zero point move down by half of the range.
+    const half = positive ? (grid.high + 1) / 2 : 0
+    const { codes, zeros } = scope(() =>
+      noGrad(() => {
+        const step = scale(clip, 1 / grid.high)
+        const found = { codes: cast(scale(quantizeTo(x, step, grid).codes, 1, -half), 'i8'), scales: step }
+        return { codes: found, zeros: positive ? tensor([-half], [1], { dtype: 'i32', device: x.device }) : null }
+      }),
+    )
+    return { values: pact(x, clip, grid), codes, zeros }
   }
 
   private affineInput(x: Tensor): GridInput {
@@ -198,8 +280,8 @@ export class FakeQuantised extends Module<[x: Tensor, residual: Tensor | null, l
   /** [least, largest, 1] of x, remembered for fold(). */
   private watch(x: Tensor): Tensor {
     return noGrad(() => {
-      const wide = cast(x, 'f32')
-      const now = concat([reshape(min(wide), [1]), reshape(max(wide), [1]), ones([1], { device: x.device })])
+      const { least, most } = extremes(x)
+      const now = concat([least, most, ones([1], { device: x.device })])
       if (this.training && this.range && this.observing) {
         const merged = this.seen ? scope(() => merge(this.seen!, now)) : now
         this.seen?.dispose()
@@ -222,6 +304,12 @@ export class FakeQuantised extends Module<[x: Tensor, residual: Tensor | null, l
     super.dispose()
     this.seen?.dispose()
   }
+}
+
+/** The least and the largest number, f32 [1] each. */
+function extremes(x: Tensor): { least: Tensor; most: Tensor } {
+  const wide = cast(x, 'f32')
+  return { least: reshape(min(wide), [1]), most: reshape(max(wide), [1]) }
 }
 
 const item = (x: Tensor, i: number) => slice(x, [i], [i + 1])

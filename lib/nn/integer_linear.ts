@@ -5,7 +5,7 @@
 import { noGrad, record } from '../autograd/tape'
 import { inFormatOf } from '../ops/broadcast'
 import { cast } from '../ops/cast'
-import { add } from '../ops/elementwise'
+import { add, mul } from '../ops/elementwise'
 import { int8Matmul, quantizeRows, type QuantizedRows } from '../ops/int8_matmul'
 import { matmul } from '../ops/matmul'
 import { sum } from '../ops/reductions'
@@ -30,17 +30,24 @@ function recordProduct(x: Tensor, w: Tensor, bias: Tensor | null, residual: Tens
   )
 }
 
+export interface IntegerOperands {
+  x: QuantizedRows
+  zeros?: Tensor | null
+  /** f32 [1]: x is its codes times their scales plus this, which adds a constant to each output. */
+  offset?: Tensor | null
+  w: QuantizedRows
+}
+
+/** What an offset of all inputs adds to each output. */
+const offsetPart = ({ codes, scales }: QuantizedRows, offset: Tensor) => mul(mul(sum(cast(codes, 'f32'), [1]), scales), offset)
+
 /** y = x W^T + bias (+ residual) by codes: x and w are what they stand for and receive the gradients. */
-export function integerLinear(
-  x: Tensor,
-  w: Tensor,
-  codes: { x: QuantizedRows; zeros?: Tensor | null; w: QuantizedRows },
-  bias: Tensor | null,
-  residual: Tensor | null,
-): Tensor {
+export function integerLinear(x: Tensor, w: Tensor, codes: IntegerOperands, bias: Tensor | null, residual: Tensor | null): Tensor {
   const out = scope(() =>
     noGrad(() => {
-      const y = int8Matmul(codes.x, codes.w, { zeros: codes.zeros, bias, outDType: x.dtype as Narrow })
+      const constant = codes.offset ? offsetPart(codes.w, codes.offset) : null
+      const whole = bias && constant ? add(bias, constant) : (bias ?? constant)
+      const y = int8Matmul(codes.x, codes.w, { zeros: codes.zeros, bias: whole, outDType: x.dtype as Narrow })
       return residual ? add(y, residual) : y
     }),
   )

@@ -37,7 +37,7 @@ export class MLP extends Module<[x: Tensor, residual?: Tensor | null]> {
   /** f32 [1] each. */
   upShift: Parameter | null
   downShift: Parameter | null
-  private readonly activation: MLPActivation
+  readonly activation: MLPActivation
 
   constructor(width: number, hidden: number, options: MLPOptions = {}) {
     super()
