@@ -7,6 +7,8 @@ const benchmarks: Readonly<Partial<Record<string, () => Promise<unknown>>>> = {
   matmul: () => import('./matmul/run'),
   // Steps with checkpointing and offloading.
   memory: () => import('./memory/run'),
+  // Offloading beside a GPU's work, and against what the bandwidth says.
+  offload: () => import('./offload/run'),
   // The baselines of a GPU, its kernels one by one, and what the compiler made of them.
   gpu: () => import('./gpu/run'),
   'gpu-report': () => import('./gpu/report'),

@@ -1,6 +1,6 @@
 // The baselines of a GPU, each beside what it is measured against:
 //
-//   npm run bench -- gpu [gemm|attention|branches|crossover|optimizers|checkpointing|steps ...] [--device cuda:0] [--quick] [--no-compile]
+//   npm run bench -- gpu [gemm|int8|attention|branches|crossover|optimizers|checkpointing|steps ...] [--device cuda:0] [--quick] [--no-compile]
 //
 // The ceilings come first: copy bandwidth and the best product of each format on this GPU; the rest is also given as a share
 // of them. Writes bench/results/gpu.json. LEANFORMER_PYTHON names a Python with PyTorch for the whole steps; without it they
@@ -21,6 +21,7 @@ import { blockLayout, blockSparseAttention, type Pattern } from '../../lib/ops/b
 import { clipGradNorm } from '../../lib/ops/clip'
 import { csrAttention, csrLayout } from '../../lib/ops/csr_attention'
 import { copy } from '../../lib/ops/copy'
+import { int8Matmul, quantizeRows } from '../../lib/ops/int8_matmul'
 import { matmul } from '../../lib/ops/matmul'
 import { full } from '../../lib/ops/creation'
 import { randn } from '../../lib/ops/random'
@@ -118,6 +119,26 @@ if (wants('gemm')) {
     rows.push(row)
   }
   table('gemm', rows)
+}
+
+// Codes that are there already, to bf16: the product and its factors.
+if (wants('int8')) {
+  const rows: Row[] = []
+  for (const n of values.quick ? [256] : [1024, 2048, 4096, 8192]) {
+    const [x, w] = [0, 1].map(() => random([n, n], 'bf16'))
+    const [a, b] = scope(() => [x, w].map((each) => quantizeRows(each)).map(({ codes, scales }) => ({ codes: keep(codes), scales: keep(scales) })))
+    const seconds = async (body: () => Tensor, op: string) => await deviceSeconds(device, () => noGrad(body), { only: [op], repeats: 25 })
+    const bf16 = await seconds(() => matmul(x, w, { transposeB: true }), 'matmul')
+    for (const chunks of ['', '1', '2', '4', '8']) {
+      if (chunks) process.env.LEANFORMER_INT8_CHUNKS = chunks
+      const int8 = await seconds(() => int8Matmul(a, b, { outDType: 'bf16' }), 'int8_matmul')
+      const rate = (time: number) => (2 * n ** 3) / time / 1e12
+      rows.push({ chunks, shape: `${n}x${n}x${n}`, bf16_us: bf16 * 1e6, int8_us: int8 * 1e6, bf16_tflops: rate(bf16), int8_tops: rate(int8), int8_by_bf16: bf16 / int8 })
+    }
+    delete process.env.LEANFORMER_INT8_CHUNKS
+    dispose(x, w, ...[a, b].flatMap(({ codes, scales }) => [codes, scales]))
+  }
+  table('int8', rows)
 }
 
 if (wants('attention')) {

@@ -6,12 +6,15 @@
 //
 // quantize_rows: a block owns a row, which it reads twice: for its largest magnitude, and (from cache) for the codes. Bound
 // by bytes.
+#include <cstdlib>
+
 #include "cuda/kernel.cuh"
+#include "cuda/library.h"
 
 namespace lf::cuda {
 namespace {
 
-constexpr int kTile = 128, kStep = 64, kPitch = 80, kThreads = 256;
+constexpr int kThreads = 256, kRows = 128, kGroup = 16;
 
 // --- codes of rows -------------------------------------------------------------------------------------------------------
 
@@ -70,33 +73,63 @@ __global__ void __launch_bounds__(kThreads) row_sums_kernel(const int8_t* b, int
   if (threadIdx.x % 32 == 0) sums[row] = sum;
 }
 
-// Rows [first, first + 128) x codes [k0, k0 + 64) into shared memory; zeros beyond the ends. `packs`: rows can be read by 16
-// bytes.
-__device__ __forceinline__ void load_tile(const int8_t* from, int64_t first, int64_t rows, int64_t k0, int64_t k, bool packs, int8_t* to) {
-#pragma unroll
-  for (int j = 0; j < kTile * kStep / 16 / kThreads; ++j) {
-    const int item = j * kThreads + static_cast<int>(threadIdx.x), row = item / (kStep / 16), at = item % (kStep / 16) * 16;
-    int8_t* own = to + row * kPitch + at;
-    const int8_t* source = from + (first + row) * k + k0 + at;
-    if (packs && first + row < rows && k0 + at < k) {
+// A block of 8 warps makes tiles of 128 x kColumns numbers, kStep codes of k at a time.
+template <int kWidth>
+struct Tile {
+  static constexpr int kColumns = kWidth, kStep = kWidth == 256 ? 128 : 64, kParts = kStep / 32;
+  static constexpr int kWarpColumns = kColumns / 4, kAcross = kWarpColumns / 8;
+  static constexpr int kRowChunks = kStep / 16, kPassRows = kThreads / kRowChunks, kPasses = (kRows + kColumns) / kPassRows;
+  static constexpr int kStageBytes = (kRows + kColumns) * kStep;
+  static constexpr bool kAhead = kWidth == 256;  // fragments are fetched a part before they are multiplied: one block an SM
+  // Chunks of 16 codes change places within their row, so that the rows that ldmatrix reads together (eight of A; of B
+  // 0, 1, 8, 9, 16, 17, 24, 25) have theirs in different banks.
+  static __device__ __forceinline__ int turn_a(int row) { return kStep == 128 ? row & 7 : row >> 1 & 3; }
+  static __device__ __forceinline__ int turn_b(int row) { return kStep == 128 ? (row & 1) | (row >> 2 & 6) : row >> 3 & 3; }
+};
+
+struct Operands {
+  const int8_t *a, *b;
+  int64_t m, n, k;
+  int row_tiles, column_tiles, stages;
+  bool packs;   // rows of a and b can be read by 16 bytes
+  bool stores;  // rows of y can be written by 16 bytes
+};
+
+__device__ __forceinline__ uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+// 16 codes of a row into shared memory; zeros where there are none. `count`: how many there are.
+__device__ __forceinline__ void copy_chunk(int8_t* to, const int8_t* from, int64_t count, bool packs, const int8_t* base) {
+  if (packs) {
 #if __CUDA_ARCH__ >= 800
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(own))), "l"(source));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(count > 0 ? from : base), "r"(count > 0 ? 16 : 0) : "memory");
 #else
-      *reinterpret_cast<uint4*>(own) = *reinterpret_cast<const uint4*>(source);
+    *reinterpret_cast<uint4*>(to) = count > 0 ? *reinterpret_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
 #endif
-    } else {
-      uint32_t words[4] = {};
-      if (first + row < rows) {
-#pragma unroll
-        for (int c = 0; c < 16; ++c) {
-          if (k0 + at + c < k) words[c / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(source[c])) << (8 * (c % 4));
-        }
-      }
-      *reinterpret_cast<uint4*>(own) = make_uint4(words[0], words[1], words[2], words[3]);
-    }
+    return;
   }
+  uint32_t words[4] = {};
+#pragma unroll
+  for (int c = 0; c < 16; ++c) {
+    if (c < count) words[c / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(from[c])) << (8 * (c % 4));
+  }
+  *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+__device__ __forceinline__ void load_matrices(uint32_t at, uint32_t& x, uint32_t& y, uint32_t& z, uint32_t& w) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(x), "=r"(y), "=r"(z), "=r"(w) : "r"(at) : "memory");
+}
+
+__device__ __forceinline__ void commit_copies() {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.commit_group;");
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+// Until all but the latest `pending` groups are there.
+__device__ __forceinline__ void await_copies(int pending) {
+#if __CUDA_ARCH__ >= 800
+  if (pending == 2) asm volatile("cp.async.wait_group 2;" ::: "memory");
+  else if (pending == 1) asm volatile("cp.async.wait_group 1;" ::: "memory");
+  else asm volatile("cp.async.wait_group 0;" ::: "memory");
 #endif
 }
 
@@ -124,78 +157,243 @@ __device__ __forceinline__ void multiply_add(int32_t (&c)[4], const uint32_t (&a
 #endif
 }
 
+// Row and column of a tile's first number: up to 16 tiles below one another, then the next ones to the right, so that the blocks
+// that run at a time share what they read.
+__device__ __forceinline__ void tile_at(const Operands& of, int tile, int columns, int64_t& row, int64_t& column) {
+  const int group = tile / (kGroup * of.column_tiles), first = group * kGroup;
+  const int height = min(of.row_tiles - first, kGroup), rest = tile - first * of.column_tiles;
+  row = int64_t{first + rest % height} * kRows;
+  column = int64_t{rest / height} * columns;
+}
+
 template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
-    product_kernel(const int8_t* a, const int8_t* b, T* y, int64_t m, int64_t n, int64_t k, bool packs, const __grid_constant__ Factors factors) {
-  __shared__ __align__(16) int8_t tiles[2][2][kTile * kPitch];
-  const int64_t row = blockIdx.x * int64_t{kTile}, column = blockIdx.y * int64_t{kTile};
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warp_row = warp % 2 * 64, warp_column = warp / 2 * 32;
-  int32_t sums[4][4][4] = {};
-  const int64_t steps = (k + kStep - 1) / kStep;
-  const auto load = [&](int64_t step, int buffer) {
-    load_tile(a, row, m, step * kStep, k, packs, tiles[buffer][0]);
-    load_tile(b, column, n, step * kStep, k, packs, tiles[buffer][1]);
-  };
-  if (steps > 0) load(0, 0);
-  for (int64_t step = 0; step < steps; ++step) {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_group 0;");
-#endif
-    __syncthreads();
-    if (step + 1 < steps) load(step + 1, static_cast<int>((step + 1) % 2));
-    const int8_t *tile_a = tiles[step % 2][0], *tile_b = tiles[step % 2][1];
+__device__ __forceinline__ void store_eight(T* to, const float (&values)[8]) {
+  constexpr int kEach = 16 / sizeof(T);
 #pragma unroll
-    for (int part = 0; part < kStep / 32; ++part) {
-      const auto word = [&](const int8_t* tile, int r, int w) {
-        return *reinterpret_cast<const uint32_t*>(tile + r * kPitch + part * 32 + w * 4);
-      };
-      uint32_t of_a[4][4], of_b[4][2];
+  for (int i = 0; i < 8; i += kEach) {
+    Pack<T> pack;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int r = warp_row + i * 16 + lane / 4;
-        of_a[i][0] = word(tile_a, r, lane % 4);
-        of_a[i][1] = word(tile_a, r + 8, lane % 4);
-        of_a[i][2] = word(tile_a, r, lane % 4 + 4);
-        of_a[i][3] = word(tile_a, r + 8, lane % 4 + 4);
-      }
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int r = warp_column + j * 8 + lane / 4;
-        of_b[j][0] = word(tile_b, r, lane % 4);
-        of_b[j][1] = word(tile_b, r, lane % 4 + 4);
-      }
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) multiply_add(sums[i][j], of_a[i], of_b[j]);
-    }
+    for (int j = 0; j < kEach; ++j) pack.at[j] = narrow<T>(values[i + j]);
+    store_pack(to + i, pack);
   }
+}
+
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads, kWidth == 256 ? 1 : 2)
+    product_kernel(const __grid_constant__ Operands of, const __grid_constant__ Factors factors, T* y) {
+  using G = Tile<kWidth>;
+  extern __shared__ __align__(128) int8_t stages[];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warp_row = warp % 2 * 64, warp_column = warp / 2 * G::kWarpColumns;
+  const int tiles = of.row_tiles * of.column_tiles, steps = of.k > 0 ? static_cast<int>((of.k + G::kStep - 1) / G::kStep) : 1;
+
+  // What is loaded next: `ahead` tiles and steps before what is multiplied.
+  int next_tile = static_cast<int>(blockIdx.x), next_step = 0, next_slot = 0;
+  int64_t next_row = 0, next_column = 0;
+  if (next_tile < tiles) tile_at(of, next_tile, G::kColumns, next_row, next_column);
+  const int load_row = static_cast<int>(threadIdx.x) / G::kRowChunks, load_chunk = static_cast<int>(threadIdx.x) % G::kRowChunks;
+  const auto load = [&](int first, int last) {
+    if (next_tile >= tiles) return;
+    const int64_t at = int64_t{next_step} * G::kStep + load_chunk * 16;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
+    for (int pass = first; pass < last; ++pass) {
+      const int line = pass * G::kPassRows + load_row;
+      const bool of_a = pass * G::kPassRows < kRows;
+      const int row = of_a ? line : line - kRows;
+      const int64_t from = (of_a ? next_row : next_column) + row;
+      const int8_t* base = of_a ? of.a : of.b;
+      const int chunk = load_chunk ^ (of_a ? G::turn_a(row) : G::turn_b(row));
+      copy_chunk(stages + next_slot * G::kStageBytes + line * G::kStep + chunk * 16, base + from * of.k + at,
+                 from < (of_a ? of.m : of.n) ? of.k - at : 0, of.packs, base);
+    }
+  };
+  const auto loaded = [&] {
+    commit_copies();
+    next_slot = next_slot + 1 == of.stages ? 0 : next_slot + 1;
+    if (++next_step < steps) return;
+    next_step = 0;
+    next_tile += gridDim.x;
+    if (next_tile < tiles) tile_at(of, next_tile, G::kColumns, next_row, next_column);
+  };
+
+  const int row_a = warp_row + lane % 16, eighth = lane % 8;
+  const int row_b = warp_column + eighth / 2 * 8 + lane / 16 * 2 + eighth % 2;
+  const uint32_t from_a = shared_address(stages) + row_a * G::kStep, from_b = shared_address(stages) + (kRows + row_b) * G::kStep;
+  const int turn_a = G::turn_a(row_a), turn_b = G::turn_b(row_b);
+  uint32_t of_a[G::kAhead ? 2 : 1][4][4], of_b[G::kAhead ? 2 : 1][G::kAcross][2];
+  const auto fetch = [&](int slot, int part, int to) {
+    const uint32_t a = from_a + slot * G::kStageBytes + ((part * 2 + lane / 16) ^ turn_a) * 16;
+    const uint32_t b = from_b + slot * G::kStageBytes + ((part * 2 + lane / 8 % 2) ^ turn_b) * 16;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t r = row + warp_row + i * 16 + half * 8 + lane / 4;
-      if (r >= m) continue;
-      const float scale = factors.a[factors.a_one ? 0 : r];
-      const int32_t zero = factors.zeros ? factors.zeros[factors.zeros_one ? 0 : r] : 0;
+    for (int i = 0; i < 4; ++i) load_matrices(a + i * 16 * G::kStep, of_a[to][i][0], of_a[to][i][1], of_a[to][i][2], of_a[to][i][3]);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < G::kAcross; j += 2) {
+      load_matrices(b + (j / 4 * 32 + j % 4 * 2) * G::kStep, of_b[to][j][0], of_b[to][j][1], of_b[to][j + 1][0], of_b[to][j + 1][1]);
+    }
+  };
+
+  for (int i = 0; i + 1 < of.stages; ++i) {
+    load(0, G::kPasses);
+    loaded();
+  }
+  await_copies(of.stages - 2);
+  __syncthreads();
+  if (G::kAhead) fetch(0, 0, 0);
+  int slot = 0;
+  for (int tile = static_cast<int>(blockIdx.x); tile < tiles; tile += static_cast<int>(gridDim.x)) {
+    int32_t sums[4][G::kAcross][4] = {};
+    for (int step = 0; step < steps; ++step) {
+      const int after = slot + 1 == of.stages ? 0 : slot + 1;
+      const bool more = step + 1 < steps || tile + static_cast<int>(gridDim.x) < tiles;
 #pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          const int64_t at = column + warp_column + j * 8 + lane % 4 * 2 + c;
-          if (at >= n) continue;
-          int32_t sum = sums[i][j][2 * half + c];
-          if (factors.zeros) sum -= zero * factors.b_sums[at];
-          float value = __fmul_rn(__int2float_rn(sum), __fmul_rn(scale, factors.b[factors.b_one ? 0 : at]));
-          if (factors.bias) value += factors.bias[at];
-          y[r * n + at] = narrow<T>(value);
+      for (int part = 0; part < G::kParts; ++part) {
+        const int buffer = G::kAhead ? part % 2 : 0;
+        if (!G::kAhead) fetch(slot, part, 0);
+        if (part + 1 < G::kParts) {
+          if (G::kAhead) fetch(slot, part + 1, 1 - buffer);
+          constexpr int kShare = G::kPasses / (G::kParts - 1);
+          load(part * kShare, (part + 1) * kShare);
+          if (part + 2 == G::kParts) loaded();
+        } else {
+          await_copies(of.stages - 2);
+          __syncthreads();
+          if (G::kAhead && more) fetch(after, 0, 0);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+#pragma unroll
+          for (int j = 0; j < G::kAcross; ++j) multiply_add(sums[i][j], of_a[buffer][i], of_b[buffer][j]);
+        }
+      }
+      slot = after;
+    }
+
+    // A lane has 8 columns that follow one another, in each of its rows and in each 32 columns.
+    int64_t row, column;
+    tile_at(of, tile, G::kColumns, row, column);
+#pragma unroll
+    for (int strip = 0; strip < G::kAcross / 4; ++strip) {
+      const int64_t at = column + warp_column + strip * 32 + lane % 4 * 8;
+      float scales[8], biases[8];
+      int32_t b_sums[8];
+#pragma unroll
+      for (int c = 0; c < 8; ++c) {
+        const bool inside = at + c < of.n;
+        scales[c] = factors.b_one ? factors.b[0] : inside ? factors.b[at + c] : 0;
+        biases[c] = factors.bias && inside ? factors.bias[at + c] : 0;
+        b_sums[c] = factors.zeros && inside ? factors.b_sums[at + c] : 0;
+      }
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int64_t r = row + warp_row + i * 8 + lane / 4;
+        if (r >= of.m) continue;
+        const float scale = factors.a[factors.a_one ? 0 : r];
+        const int32_t zero = factors.zeros ? factors.zeros[factors.zeros_one ? 0 : r] : 0;
+        float values[8];
+#pragma unroll
+        for (int c = 0; c < 8; ++c) {
+          const int32_t sum = sums[i / 2][strip * 4 + c / 2][i % 2 * 2 + c % 2] - zero * b_sums[c];
+          values[c] = __fmul_rn(__int2float_rn(sum), __fmul_rn(scale, scales[c]));
+          if (factors.bias) values[c] += biases[c];
+        }
+        T* to = y + r * of.n + at;
+        if (of.stores) {
+          if (at < of.n) store_eight(to, values);
+          continue;
+        }
+#pragma unroll
+        for (int c = 0; c < 8; ++c) {
+          if (at + c < of.n) to[c] = narrow<T>(values[c]);
         }
       }
     }
   }
 }
 
-int64_t sums_workspace(const KernelArgs* args) { return args->inputs[4].present() ? args->inputs[1].dim(0) * 4 : 0; }
+template <class T, int kWidth>
+int32_t multiply_tiles(const KernelArgs* args, Operands of, const Factors& factors, T* y) {
+  using G = Tile<kWidth>;
+  const Stream& stream = stream_of(args);
+  of.column_tiles = static_cast<int>((of.n + G::kColumns - 1) / G::kColumns);
+  constexpr int kBlocks = kWidth == 256 ? 1 : 2;
+  const int64_t stages = stream.shared_bytes_per_block / kBlocks / G::kStageBytes;
+  of.stages = static_cast<int>(stages < 2 ? 2 : stages > 4 ? 4 : stages);
+  const int bytes = of.stages * G::kStageBytes;
+  const int64_t tiles = int64_t{of.row_tiles} * of.column_tiles, most = int64_t{stream.multiprocessors} * kBlocks;
+  const auto kernel = product_kernel<T, kWidth>;
+  if (const cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return report(args, code);
+  kernel<<<static_cast<unsigned>(tiles < most ? tiles : most), kThreads, static_cast<size_t>(bytes), stream.stream>>>(of, factors, y);
+  return launched(args);
+}
+
+// Wide tiles read less, and are worth it once there is one for every multiprocessor.
+bool use_wide_tiles(const KernelArgs* args, int64_t m, int64_t n) {
+  const Stream& stream = stream_of(args);
+  return stream.shared_bytes_per_block >= 2 * Tile<256>::kStageBytes && (m + 127) / 128 * ((n + 255) / 256) >= stream.multiprocessors / 2;
+}
+
+// --- products by the library, then factors ------------------------------------------------------------------------------
+
+// Rows of y at a time: their sums stay in the L2 cache. TRIAL
+int64_t trial_rows(int64_t m) {
+  const char* set = std::getenv("LEANFORMER_INT8_CHUNKS");
+  if (!set) return 0;
+  return (m / std::atoi(set) + 127) / 128 * 128;
+}
+
+template <class T>
+__global__ void __launch_bounds__(256) factors_kernel(const int32_t* sums, const __grid_constant__ Factors factors, int64_t first, int64_t rows, int64_t n, T* y) {
+  const int64_t at = (blockIdx.x * int64_t{256} + threadIdx.x) * 8;
+  if (at >= n) return;
+  float scales[8], biases[8];
+  int32_t b_sums[8];
+#pragma unroll
+  for (int c = 0; c < 8; ++c) {
+    scales[c] = factors.b[factors.b_one ? 0 : at + c];
+    biases[c] = factors.bias ? factors.bias[at + c] : 0;
+    b_sums[c] = factors.zeros ? factors.b_sums[at + c] : 0;
+  }
+  for (int64_t i = blockIdx.y; i < rows; i += gridDim.y) {
+    const int64_t r = first + i;
+    const Pack<int32_t> low = load_pack(sums + i * n + at), high = load_pack(sums + i * n + at + 4);
+    const float scale = factors.a[factors.a_one ? 0 : r];
+    const int32_t zero = factors.zeros ? factors.zeros[factors.zeros_one ? 0 : r] : 0;
+    float values[8];
+#pragma unroll
+    for (int c = 0; c < 8; ++c) {
+      const int32_t sum = (c < 4 ? low.at[c % 4] : high.at[c % 4]) - zero * b_sums[c];
+      values[c] = __fmul_rn(__int2float_rn(sum), __fmul_rn(scale, scales[c]));
+      if (factors.bias) values[c] += biases[c];
+    }
+    store_eight(y + r * n + at, values);
+  }
+}
+
+template <class T>
+int32_t multiply_by_library(const KernelArgs* args, const Operands& of, const Factors& factors, T* y, int64_t own) {
+  const int64_t chunk = trial_rows(of.m);
+  auto* sums = reinterpret_cast<int32_t*>(static_cast<char*>(args->workspace) + own);
+  char* workspace = static_cast<char*>(args->workspace) + own + chunk * of.n * 4;
+  for (int64_t first = 0; first < of.m; first += chunk) {
+    Product p;
+    p.m = of.m - first < chunk ? of.m - first : chunk, p.n = of.n, p.k = of.k;
+    p.lda = p.ldb = of.k, p.ldc = of.n;
+    p.trans_b = true;
+    p.dtype_ab = DType::kI8, p.dtype_c = DType::kI32;
+    p.a = of.a + first * of.k, p.b = of.b, p.c = sums;
+    bool done = false;
+    if (const int32_t code = multiply(args, p, workspace, args->workspace_bytes - own - chunk * of.n * 4, &done)) return code;
+    const dim3 grid(static_cast<unsigned>((of.n + 2047) / 2048), static_cast<unsigned>(p.m < 1024 ? p.m : 1024));
+    factors_kernel<T><<<grid, 256, 0, stream_of(args).stream>>>(sums, factors, first, p.m, of.n, y);
+  }
+  return launched(args);
+}
+
+int64_t sums_workspace(const KernelArgs* args) { return args->inputs[4].present() ? (args->inputs[1].dim(0) * 4 + 255) / 256 * 256 : 0; }
+
+int64_t workspace(const KernelArgs* args) {
+  const int64_t k = args->inputs[0].dim(-1), n = args->inputs[1].dim(0), m = n ? args->outputs[0].numel / n : 0;
+  return sums_workspace(args) + (trial_rows(m) ? trial_rows(m) * n * 4 + product_workspace(trial_rows(m), n, k, 1) : 0);
+}
 
 int32_t int8_matmul(const KernelArgs* args) {
   const TensorView &a = args->inputs[0], &b = args->inputs[1], &sa = args->inputs[2], &sb = args->inputs[3];
@@ -212,12 +410,14 @@ int32_t int8_matmul(const KernelArgs* args) {
     factors.b_sums = sums;
     factors.zeros_one = zeros.numel == 1;
   }
-  const bool packs = k % 16 == 0 && aligned16(a.data) && aligned16(b.data);
-  const dim3 grid(static_cast<unsigned>((m + kTile - 1) / kTile), static_cast<unsigned>((n + kTile - 1) / kTile));
+  Operands of{a.as<const int8_t>(), b.as<const int8_t>(), m, n, k, static_cast<int>((m + kRows - 1) / kRows), 0, 0};
+  of.packs = k % 16 == 0 && aligned16(a.data) && aligned16(b.data);
+  of.stores = n % 8 == 0 && aligned16(y.data);
+  const bool wide = use_wide_tiles(args, m, n);
   const auto launch = [&](auto tag) {
     using T = typename decltype(tag)::Type;
-    product_kernel<T><<<grid, kThreads, 0, stream>>>(a.as<const int8_t>(), b.as<const int8_t>(), y.as<T>(), m, n, k, packs, factors);
-    return launched(args);
+    if (of.packs && of.stores && trial_rows(m)) return multiply_by_library(args, of, factors, y.as<T>(), sums_workspace(args));
+    return wide ? multiply_tiles<T, 256>(args, of, factors, y.as<T>()) : multiply_tiles<T, 128>(args, of, factors, y.as<T>());
   };
   if (y.dtype == DType::kF16) return launch(Tag<__half>{});
   if (y.dtype == DType::kBF16) return launch(Tag<__nv_bfloat16>{});
@@ -227,7 +427,7 @@ int32_t int8_matmul(const KernelArgs* args) {
 }  // namespace
 
 LF_CUDA_KERNEL(int8_matmul, int8_matmul)
-LF_CUDA_WORKSPACE(int8_matmul, sums_workspace)
+LF_CUDA_WORKSPACE(int8_matmul, workspace)
 LF_CUDA_KERNEL(quantize_rows, quantize_rows)
 
 }  // namespace lf::cuda

@@ -56,6 +56,8 @@ cudaDataType_t type_of(DType dtype) {
     case DType::kF16: return CUDA_R_16F;
     case DType::kBF16: return CUDA_R_16BF;
     case DType::kF64: return CUDA_R_64F;
+    case DType::kI8: return CUDA_R_8I;
+    case DType::kI32: return CUDA_R_32I;
     default: return CUDA_R_32F;
   }
 }
@@ -108,15 +110,16 @@ cublasStatus_t point(Plan& plan, const Product& p) {
 }
 
 cublasStatus_t make_plan(Library& library, const Product& p, const Key& key, Plan& plan) {
-  const bool f64 = p.dtype_ab == DType::kF64;
-  const auto compute = f64                                                    ? CUBLAS_COMPUTE_64F
+  const bool f64 = p.dtype_ab == DType::kF64, i8 = p.dtype_ab == DType::kI8;
+  const auto compute = f64                                            ? CUBLAS_COMPUTE_64F
+                       : i8                                           ? CUBLAS_COMPUTE_32I
                        : p.dtype_ab == DType::kF32 && tf32_products() ? CUBLAS_COMPUTE_32F_FAST_TF32
-                                                                              : CUBLAS_COMPUTE_32F;
+                                                                      : CUBLAS_COMPUTE_32F;
 #define LF_SET(call)                             \
   do {                                           \
     if (const auto bad = (call)) return bad;     \
   } while (0)
-  LF_SET(cublasLtMatmulDescInit(&plan.description, compute, f64 ? CUDA_R_64F : CUDA_R_32F));
+  LF_SET(cublasLtMatmulDescInit(&plan.description, compute, f64 ? CUDA_R_64F : i8 ? CUDA_R_32I : CUDA_R_32F));
   // Operands change places, so that rows of C are columns.
   LF_SET(set(plan, CUBLASLT_MATMUL_DESC_TRANSA, p.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N));
   LF_SET(set(plan, CUBLASLT_MATMUL_DESC_TRANSB, p.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N));
@@ -212,11 +215,14 @@ int32_t multiply(const KernelArgs* args, const Product& p, void* workspace, int6
   Plan& plan = place->second;
   if (!plan.usable) return kOk;
   if (const auto bad = point(plan, p)) return fail(args, "epilogue", bad);
-  const float one = 1, beta = key.adds ? 1.0f : 0.0f;
-  const double one64 = 1, beta64 = key.adds ? 1.0 : 0.0;
-  const bool f64 = p.dtype_ab == DType::kF64;
-  const auto bad = cublasLtMatmul(library.handle, &plan.description, f64 ? static_cast<const void*>(&one64) : &one, p.b, &plan.a, p.a,
-                                  &plan.b, f64 ? static_cast<const void*>(&beta64) : &beta, added, &plan.c, p.c, &plan.c,
+  // In the format of the factors: 1, and what C is multiplied by before it is added.
+  const float f32s[2] = {1, key.adds ? 1.0f : 0.0f};
+  const double f64s[2] = {1, key.adds ? 1.0 : 0.0};
+  const int32_t i32s[2] = {1, key.adds};
+  const bool f64 = p.dtype_ab == DType::kF64, i8 = p.dtype_ab == DType::kI8;
+  const void* one = f64 ? static_cast<const void*>(f64s) : i8 ? static_cast<const void*>(i32s) : f32s;
+  const void* beta = f64 ? static_cast<const void*>(f64s + 1) : i8 ? static_cast<const void*>(i32s + 1) : f32s + 1;
+  const auto bad = cublasLtMatmul(library.handle, &plan.description, one, p.b, &plan.a, p.a, &plan.b, beta, added, &plan.c, p.c, &plan.c,
                                   &plan.algorithm, bytes ? reinterpret_cast<void*>(start) : nullptr, static_cast<size_t>(bytes),
                                   stream.stream);
   if (bad) return fail(args, "product", bad);

@@ -11,13 +11,14 @@ namespace lf::cuda {
 
 enum class Activation : int32_t { kNone = 0, kGeluTanh, kGeluErf, kSilu, kRelu };  // as the attributes of matmul count
 
-// C [m, n] = op(A) op(B) (+ residual, or + C), then the epilogue. Leading dimensions and strides count elements.
+// C [m, n] = op(A) op(B) (+ residual, or + C), then the epilogue. Leading dimensions and strides count elements. Of i8 codes C is
+// i32, exact; the library wants trans_b without trans_a, and k in multiples of 16.
 struct Product {
   int64_t m = 0, n = 0, k = 0;
   int64_t lda = 0, ldb = 0, ldc = 0;
   int64_t batch = 1, stride_a = 0, stride_b = 0, stride_c = 0;
   bool trans_a = false, trans_b = false;
-  DType dtype_ab = DType::kF32, dtype_c = DType::kF32;  // dtype_c: dtype_ab or f32
+  DType dtype_ab = DType::kF32, dtype_c = DType::kF32;  // dtype_c: dtype_ab or f32; i32 of i8
   const void *a = nullptr, *b = nullptr;
   void* c = nullptr;
   bool accumulate = false;

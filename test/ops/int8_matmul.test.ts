@@ -3,9 +3,11 @@ import { noGrad } from '../../lib/autograd/tape'
 import { int8Matmul, quantizeRows } from '../../lib/ops/int8_matmul'
 import { matmul } from '../../lib/ops/matmul'
 import { randn } from '../../lib/ops/random'
+import { to } from '../../lib/ops/to'
 import { IntWeight } from '../../lib/nn/int_weight'
 import { Generator } from '../../lib/tensor/random'
 import { tensor, type Tensor } from '../../lib/tensor/tensor'
+import { testDevices } from '../support/devices'
 import { host, integers, jestOnly, opCase, uniform } from '../support/op_case'
 
 const { fround } = Math
@@ -106,6 +108,18 @@ jestOnly(() => {
       const rows = quantizeRows(w, 2 ** (bits - 1) - 1)
       expect(await rows.scales.toFloat32()).toEqual(await packed.scales.tensor.toFloat32())
       if (bits === 8) expect(await rows.codes.data()).toEqual(await packed.codes.tensor.data())
+    }
+  })
+
+  // As many tiles as a device works on at a time, ends of tiles, rows that cannot be read or written by 16 bytes.
+  test.each([[1100, 2104, 80], [1100, 2100, 48], [700, 4099, 33], [2100, 520, 144]])('%d x %d numbers of %d products are those of the CPU, bit for bit', async (m, n, k) => {
+    const [a, b] = [m, n].map((rows, i) => quantizeRows(randn([rows, k], { generator: new Generator(i), device: 'cpu' })))
+    const zeros = tensor(Int32Array.from({ length: m }, (_, i) => (i % 255) - 127), [m], { dtype: 'i32', device: 'cpu' })
+    const options = { zeros, outDType: 'bf16' } as const
+    const expected = await int8Matmul(a, b, options).data()
+    for (const device of testDevices()) {
+      const [x, y] = [a, b].map(({ codes, scales }) => ({ codes: to(codes, device), scales: to(scales, device) }))
+      expect(await int8Matmul(x, y, { ...options, zeros: to(zeros, device) }).data()).toEqual(expected)
     }
   })
 
