@@ -53,15 +53,15 @@ test('row errors as published for 64 to 1024 features; one stabiliser for each k
   expect(await rowError(q, k, 256, 2, { perRowKeys: true })).toBeGreaterThan(1.5 * right)
 })
 
-test('directions that are not orthogonal are worse, on the mean of 12 draws', async () => {
+test('directions that are not orthogonal are 5 to 15 % worse, on the mean of 12 draws', async () => {
   const [q, k] = inputs(0.5)
   const sums = { right: 0, other: 0 }
   for (let offset = 0; offset < 12; ++offset) {
-    sums.right += await rowError(q, k, 128, offset)
-    sums.other += await rowError(q, k, 128, offset, { orthogonal: false })
+    sums.right += await rowError(q, k, 256, offset)
+    sums.other += await rowError(q, k, 256, offset, { orthogonal: false })
   }
-  expect(sums.other / sums.right).toBeGreaterThan(1.02)
-  expect(sums.other / sums.right).toBeLessThan(1.25)
+  expect(sums.other / sums.right).toBeGreaterThan(1.05)
+  expect(sums.other / sums.right).toBeLessThan(1.15)
 })
 
 test('work is linear in the length: that of 8192 tokens is 4 times that of 2048, where softmax needs 16', async () => {
@@ -82,7 +82,7 @@ test('work is linear in the length: that of 8192 tokens is 4 times that of 2048,
 
 test('with queries and keys of unit variance it is unusable', async () => {
   const [q, k] = inputs(1)
-  expect(await rowError(q, k, 256, 0)).toBeGreaterThan(0.8)
+  expect(abs((await rowError(q, k, 256, 0)) / 1.11 - 1)).toBeLessThan(0.2)
 })
 
 test('directions: orthogonal within a block, with the lengths of normal vectors', () => {
@@ -136,14 +136,14 @@ async function quadratic(phiQ: Tensor, phiK: Tensor, v: Tensor, causal: boolean)
 }
 
 test.each([[150, 150, true], [3, 150, true], [150, 150, false], [5, 5, true]] as const)(
-  'prefix sums, %i queries and %i keys, causal %s: the quadratic form to 1e-13',
+  'prefix sums, %i queries and %i keys, causal %s: the quadratic form to 2e-15',
   async (queries, keys, causal) => {
     const generator = new Generator(5)
     const make = (tokens: number, width: number) => rand([1, tokens, 1, width], { dtype: 'f64', generator })
     const [q, k, v] = [make(queries, 6), make(keys, 6), make(keys, 4)]
     const seen = await featureAttention(q, k, v, { causal }).toFloat64()
     const wanted = await quadratic(q, k, v, causal)
-    expect(seen.reduce((most, x, i) => Math.max(most, abs(x - wanted[i])), 0)).toBeLessThan(1e-13)
+    expect(seen.reduce((most, x, i) => Math.max(most, abs(x - wanted[i])), 0)).toBeLessThan(2e-15)
   },
 )
 

@@ -1,4 +1,5 @@
-// Attention by its published bars: errors at lengths beside whole tiles, scores of 1e4, bytes linear in the length.
+// Attention by its published bars: errors at lengths beside whole tiles and beside those of attention that stores its scores in
+// f16, scores of 1e4, results over disjoint keys put together, bytes linear in the length.
 import { backward } from '../../lib/autograd/backward'
 import { noGrad } from '../../lib/autograd/tape'
 import { attention } from '../../lib/ops/attention'
@@ -9,11 +10,12 @@ import { matmul } from '../../lib/ops/matmul'
 import { permute } from '../../lib/ops/permute'
 import { randn } from '../../lib/ops/random'
 import { sum } from '../../lib/ops/reductions'
+import { slice } from '../../lib/ops/slice'
 import { softmax } from '../../lib/ops/softmax'
 import { getDevice } from '../../lib/tensor/device'
 import { Generator } from '../../lib/tensor/random'
 import { scope } from '../../lib/tensor/scope'
-import { setRequiresGrad, type Tensor } from '../../lib/tensor/tensor'
+import { run, setRequiresGrad, type Tensor } from '../../lib/tensor/tensor'
 
 const width = 16
 const normal = (tokens: number, seed: number, factor = 1) =>
@@ -27,10 +29,10 @@ function dense(q: Tensor, k: Tensor, v: Tensor): Tensor {
 }
 
 /** The result and the gradients of q, k and v. */
-async function withGradients(inputs: readonly Tensor[], run: (q: Tensor, k: Tensor, v: Tensor) => Tensor): Promise<Float64Array[]> {
+async function withGradients(inputs: readonly Tensor[], attend: (q: Tensor, k: Tensor, v: Tensor) => Tensor): Promise<Float64Array[]> {
   const leaves = inputs.map((x) => setRequiresGrad(x))
   const out = scope(() => {
-    const result = run(leaves[0], leaves[1], leaves[2])
+    const result = attend(leaves[0], leaves[1], leaves[2])
     backward(result, cast(normal(result.shape[1], 9), result.dtype))
     return result.detach()
   })
@@ -46,6 +48,9 @@ test.each([1, 17, 127, 128, 129, 4097])('%i tokens of normal numbers: f16 within
     const own = await withGradients(inputs.map((x) => noGrad(() => cast(x.detach(), dtype))), (q, k, v) => attention(q, k, v, { heads: 1 }))
     expect(furthest(own[0], exact[0])).toBeLessThan(bound)
     for (const [i, grad] of own.entries()) expect([i, furthest(grad, exact[i]) < 2 * bound * Math.max(1, ...exact[i].map(Math.abs))]).toEqual([i, true])
+    if (dtype === 'f32') continue
+    const stored = await withGradients(inputs.map((x) => noGrad(() => cast(x.detach(), dtype))), dense)
+    for (const [i, each] of own.entries()) expect([i, furthest(each, exact[i]) <= 2 * furthest(stored[i], exact[i]) + 1e-6]).toEqual([i, true])
   }
 })
 
@@ -57,6 +62,24 @@ test('scores of 1e4 give what all scores in f64 give, and finite gradients', asy
   expect(Math.max(...scores.map(Math.abs)) / Math.sqrt(width)).toBeGreaterThan(1e4)
   expect(furthest(own[0], exact[0])).toBeLessThan(1e-2)
   for (const grad of own) expect(grad.every(Number.isFinite)).toBe(true)
+})
+
+test('results over two halves of the keys, put together by their sums, are those over all', async () => {
+  const [q, k, v] = [1, 2, 3].map((from) => noGrad(() => cast(normal(70, from), 'f32')))
+  const over = (from: number, to: number) =>
+    noGrad(() => run('attention', [q, slice(k, [0, from, 0, 0], [1, to, 1, width]), slice(v, [0, from, 0, 0], [1, to, 1, width]), null, null, null], {
+      heads: 1, kv_heads: 1, causal: false, window: 0, scale: 0, dropout: 0, seed: 0, offset: 0, kv_length: 0,
+    }))
+  const parts = await Promise.all([over(0, 29), over(29, 70), over(0, 70)].flat().map((x) => x.toFloat64()))
+  const [left, leftSum, right, rightSum, whole, wholeSum] = parts
+  wholeSum.forEach((wanted, i) => {
+    const together = Math.log(Math.exp(leftSum[i]) + Math.exp(rightSum[i]))
+    expect(Math.abs(together - wanted)).toBeLessThan(1e-6 * Math.max(1, Math.abs(wanted)))
+    for (let c = i * width; c < (i + 1) * width; ++c) {
+      const merged = Math.exp(leftSum[i] - together) * left[c] + Math.exp(rightSum[i] - together) * right[c]
+      expect(Math.abs(merged - whole[c])).toBeLessThan(1e-6)
+    }
+  })
 })
 
 test('bytes, backwards too, grow with the length and not with its square', async () => {

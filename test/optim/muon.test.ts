@@ -83,6 +83,9 @@ test('the published trace: lr 0.02, momentum 0.95, scale 1', async () => {
     [0.9842284775, -1.9862477169, 0.4882669564, 0.2402861959],
     [0.9998357746, -1.9958909709, 0.4843737522, 0.2221372801],
   ]
+  // (1 - momentum^2) of the first gradient.
+  const first = await orthogonalize(tensor([0.1, -0.2, 0.3, 0.4].map((g) => 0.0975 * g), [2, 2], { dtype: 'f64' })).toFloat64()
+  ;[0.7885761272, -0.6876141536, 0.58665218, 0.4856902064].forEach((x, k) => expect(first[k]).toBeCloseTo(x, 9))
   for (const [i, g] of [[0.1, -0.2, 0.3, 0.4], [-0.5, 0.05, 0.2, 0.1]].entries()) {
     parameter.tensor.grad = keep(tensor(g, [2, 2], { dtype: 'f64' }))
     optimizer.step(0.02)

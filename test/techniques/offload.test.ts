@@ -8,6 +8,7 @@ import { checkpointing } from '../../lib/techniques/checkpointing'
 import { lora } from '../../lib/techniques/lora'
 import { offload } from '../../lib/techniques/offload'
 import { sophiaCurvatureEntry } from '../../lib/techniques/sophia_curvature'
+import { stochasticRounding } from '../../lib/techniques/stochastic_rounding'
 import type { Technique } from '../../lib/techniques/technique'
 import { getDevice, setDefaultDevice } from '../../lib/tensor/device'
 import { keep, scope } from '../../lib/tensor/scope'
@@ -192,6 +193,17 @@ describe('a model whose AdamW state does not fit into memory', () => {
     optimizer.dispose()
     return state
   }
+})
+
+test('in bf16, 18 bytes a parameter fall to 10 and a piece with the state elsewhere, and to 6 without f32 masters', async () => {
+  const shape = { config: { ...config, layers: 24, dropout: 0, vocab: 8 }, rows: 1, device: 'meta', steps: 2, precision: 'bf16' as const }
+  const away = () => offload.create({ gradients: 'disk', activations: 'disk', piece: '65536' })
+  const plain = await run(shape)
+  const perParameter = async (techniques: Technique[]) => (await run({ ...shape, techniques })).peak / plain.parameters
+  // Masters, copies, gradients, both moments. Gradients stay 4 bytes at the peak: their norm is that of all of them.
+  expect(plain.peak / plain.parameters).toBeGreaterThan(17.9)
+  expect(await perParameter([away()])).toBeLessThan(10.1)
+  expect(await perParameter([stochasticRounding.create(), away()])).toBeLessThan(6.1)
 })
 
 test.each([

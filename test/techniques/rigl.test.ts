@@ -32,16 +32,18 @@ async function trained(density: number, method: 'static' | 'set' | 'rigl', seed 
   const before = await counts(masks)
   const share = await usefulShare(masks)
   const end = 0.75 * steps
+  const seen: Promise<Record<string, number>>[] = []
   await trainMasked(student, optimizer, masks, train, {
     steps,
     change(step) {
+      if (step % 50 === 1) seen.push(counts(masks))
       if (step === 0 || step % 50 !== 0 || step >= end) return false
       if (method === 'rigl') growByGradient(masks, dropFraction(step, end, 0.3))
       else if (method === 'set') growAtRandom(masks, 0.3, 0.02, new Generator(step))
       return method === 'rigl'
     },
   })
-  expect(await counts(masks)).toEqual(before)
+  for (const now of [...(await Promise.all(seen)), await counts(masks)]) expect(now).toEqual(before)
   const weights = await student.layers[0].weight.tensor.toFloat32()
   const mask = await masks.masks.get('layers.0.weight')!.toFloat32()
   expect(weights.every((w, i) => mask[i] === 1 || w === 0)).toBe(true)

@@ -23,6 +23,20 @@ test('on average the inverted branch is itself: within 4 deviations over 10 000 
   }
 })
 
+test('a net of linear branches gives on average what it gives whole: within 4 deviations over 10 000 draws', () => {
+  seed(6)
+  const x = zeros([1, 1, 1])
+  const gains = [0.5, -0.3, 0.8, 0.2, 0.4]
+  let [sum, squares] = [0, 0]
+  for (let i = 0; i < 10_000; ++i) {
+    const out = gains.reduce((h, gain, l) => h + h * gain * Number(drawBranch({ keep: keepProbability(l + 1, 5, 0.5), unit: 'branch', per: 'batch', rescale: 'training' }, x) ?? 0), 1)
+    sum += out
+    squares += out * out
+  }
+  const mean = sum / 10_000
+  expect(Math.abs(mean - gains.reduce((h, gain) => h * (1 + gain), 1))).toBeLessThan(4 * Math.sqrt((squares / 10_000 - mean * mean) / 10_000))
+})
+
 test('per sample: one factor a row', async () => {
   seed(2)
   const column = scope(() => drawBranch({ keep: 0.5, unit: 'branch', per: 'sample', rescale: 'training' }, zeros([400, 1, 1])))
