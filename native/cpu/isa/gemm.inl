@@ -1,6 +1,6 @@
 // The matrix product for one instruction set, as a template over what the packed operands hold.
-//   Tasks of some rows by all columns (of B, or of a block of it) are claimed by the threads. A task packs its rows of A, and
-//   those panels of kNR columns of B that no task has packed before, and runs the register tile kMR x kNR over them.
+//   C is divided among the threads. A task is some rows of a thread's part: it packs these rows of A, and those panels of kNR
+//   columns of B that this thread has not packed before, and runs the register tile kMR x kNR over them.
 // Packed units: one number, or a pair of neighbours along k for the bf16 instructions. Sums over k go in steps of at most
 // kKC units in a fixed order, so the result does not depend on how tasks are cut or who runs them.
 // Bound by FLOPs: per unit of k, kMR * kNV multiply-adds meet kNV loads and kMR broadcasts. Memory has that time to bring
@@ -9,7 +9,6 @@
 #include <type_traits>
 
 #include "cpu/gemm.h"
-#include "cpu/pause.h"
 #include "cpu/simd.h"
 
 namespace lf {
@@ -151,11 +150,13 @@ struct Product {
   static constexpr int kMR = K::kMR, kNR = K::kNR, kNV = K::kNV, kLanes = K::kLanes;
   static constexpr int64_t kPair = K::kPair, kStride = kRowStride<K>;
   static constexpr int64_t kPanelUnits = kMR * kStride;
+  static constexpr int64_t kMostRegions = 64;
 
   const Gemm& g;
   const In* a;
   const In* b;
   char* c;
+  const int64_t threads;  // that take part
   const int64_t units = ceil_div(g.k, kPair);
   // Units of one step over k: equal steps of whole vectors, so that none is left with little to do.
   const int64_t step = units <= K::kKC ? max64(units, 1) : ceil_div(ceil_div(units, ceil_div(units, K::kKC)), kVf) * kVf;
@@ -359,35 +360,31 @@ struct Product {
 
   // --- tasks -----------------------------------------------------------------------------------------------------
 
-  // Columns [column, column_end) of B by units [unit, unit_end), packed by the tasks as they come to it: nobody waits for all of
-  // it, and where two threads share a core, one packs while the other multiplies.
+  // Columns [column, column_end) of B by units [unit, unit_end). Every thread packs for itself what its tasks come to: nobody
+  // waits, and no memory is written that another thread reads.
   struct Block {
     int64_t column, column_end, unit, unit_end;
-    int64_t panels;   // of kNR columns
-    Unit* packed;     // [steps][panels][units of the step][kNR]
-    uint8_t* states;  // [steps][panels]
+    int64_t panels;  // of kNR columns
   };
-  enum State : uint8_t { kStored, kBeingPacked, kPacked };
+  // What this thread has packed of it.
+  struct PackedBlock {
+    Unit* units;      // [steps][panels][units of the step][kNR]
+    uint8_t* states;  // [steps][panels]: whether it is packed
+  };
 
-  uint8_t* state_of(const Block& block, int64_t panel, int64_t u0) const {
-    return block.states + (u0 - block.unit) / step * block.panels + panel;
+  uint8_t& state_of(const Block& block, const PackedBlock& packed, int64_t panel, int64_t u0) const {
+    return packed.states[(u0 - block.unit) / step * block.panels + panel];
   }
-  Unit* place_of(const Block& block, int64_t panel, int64_t u0, int64_t n) const {
-    return block.packed + ((u0 - block.unit) * block.panels + panel * n) * kNR;
+  static Unit* place_of(const Block& block, const PackedBlock& packed, int64_t panel, int64_t u0, int64_t n) {
+    return packed.units + ((u0 - block.unit) * block.panels + panel * n) * kNR;
   }
 
   // Units [u0, u0 + n) of a panel, which are a step.
-  const Unit* packed_panel(const Block& block, int64_t panel, int64_t u0, int64_t n) const {
-    Unit* place = place_of(block, panel, u0, n);
-    uint8_t* state = state_of(block, panel, u0);
-    if (__atomic_load_n(state, __ATOMIC_ACQUIRE) == kPacked) return place;
-    uint8_t stored = kStored;
-    if (__atomic_compare_exchange_n(state, &stored, kBeingPacked, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-      pack_b(block.column + panel * kNR, u0, n, place);
-      __atomic_store_n(state, kPacked, __ATOMIC_RELEASE);
-    } else {
-      while (__atomic_load_n(state, __ATOMIC_ACQUIRE) != kPacked) cpu::pause();
-    }
+  const Unit* packed_panel(const Block& block, const PackedBlock& packed, int64_t panel, int64_t u0, int64_t n) const {
+    Unit* place = place_of(block, packed, panel, u0, n);
+    uint8_t& done = state_of(block, packed, panel, u0);
+    if (!done) pack_b(block.column + panel * kNR, u0, n, place);
+    done = 1;
     return place;
   }
 
@@ -398,11 +395,9 @@ struct Product {
     return Ahead(a + row * g.lda + u0 * kPair, row_end - row, n * kPair * kBytes, g.lda * kBytes);
   }
   // A panel of B where it is: packed or stored.
-  Ahead look_at_b(const Block& block, int64_t panel, int64_t u0, int64_t n) const {
+  Ahead look_at_b(const Block& block, const PackedBlock& packed, int64_t panel, int64_t u0, int64_t n) const {
     constexpr int64_t kBytes = sizeof(In), kUnitBytes = sizeof(Unit);
-    if (__atomic_load_n(state_of(block, panel, u0), __ATOMIC_RELAXED) != kStored) {
-      return Ahead(place_of(block, panel, u0, n), 1, n * kNR * kUnitBytes, 0);
-    }
+    if (state_of(block, packed, panel, u0)) return Ahead(place_of(block, packed, panel, u0, n), 1, n * kNR * kUnitBytes, 0);
     const int64_t column = block.column + panel * kNR, columns = min64(kNR, g.n - column);
     if (g.trans_b) return Ahead(b + column * g.ldb + u0 * kPair, columns, n * kPair * kBytes, g.ldb * kBytes);
     return Ahead(b + u0 * kPair * g.ldb + column, n * kPair, columns * kBytes, g.ldb * kBytes);
@@ -434,11 +429,10 @@ struct Product {
     }
   }
 
-  // Rows [row, row_end) by panels [first, first + count) of B, beginning with panel first + turn. This thread will probably go
-  // on with rows [next_row, next_end).
+  // Rows [row, row_end) by panels [first, first + count) of B. This thread will probably go on with rows [next_row, next_end).
   template <bool kRowPanel>
-  void task(const Block& block, int64_t row, int64_t row_end, int64_t next_row, int64_t next_end, int64_t first, int64_t count,
-            int64_t turn, bool sum_rows) const {
+  void task(const Block& block, const PackedBlock& packed, int64_t row, int64_t row_end, int64_t next_row, int64_t next_end,
+            int64_t first, int64_t count, bool sum_rows) const {
     const int64_t panels = ceil_div(row_end - row, kMR);
     const bool plain = is_plain(), bare = finish == &Product::template finish_whole<In, 0, 0, 0>;
     // Sums of the steps before, where they are not in C: whole tiles with what lies over the edges.
@@ -459,10 +453,10 @@ struct Product {
       Ahead of_b = nothing;
       pack_a(row, row_end, u0, n, packed_a, sum_rows ? static_cast<Sum*>(g.row_sums_a) + row : nullptr);
       for (int64_t t = 0; t < count; ++t) {
-        const int64_t panel = first + (t + turn) % count;
+        const int64_t panel = first + t;
         const int64_t j = block.column + panel * kNR, columns = min64(kNR, block.column_end - j);
-        const Unit* panel_b = packed_panel(block, panel, u0, n);
-        if (t + 1 < count) of_b = look_at_b(block, first + (t + 1 + turn) % count, u0, n);
+        const Unit* panel_b = packed_panel(block, packed, panel, u0, n);
+        if (t + 1 < count) of_b = look_at_b(block, packed, panel + 1, u0, n);
         // A is wanted last. What came too early would have left the L2 cache by then.
         const bool a_next = (count - t - 1) * panels * n <= 2 * of_a.lines_left + panels * n;
         for (int64_t p = 0; p < panels; ++p) {
@@ -512,14 +506,36 @@ struct Product {
   static constexpr int64_t kBlockBytes = int64_t{8} << 20;   // packed B at a time, and sums beside C
   static constexpr int64_t kTaskBytes = int64_t{288} << 10;  // packed A of a task: two threads may share an L2 cache of 1 MB
 
+  // How C is divided among the threads: rows x columns regions.
+  struct Grid {
+    int64_t rows, columns;
+  };
+  // The one whose largest region takes the least time, multiplied and packed. In vector instructions a unit of k:
+  Grid choose_grid(int64_t row_panels, int64_t panels) const {
+    constexpr int64_t kPackRowPanel = 4, kPackPanel = 16;
+    Grid best{1, 1};
+    int64_t least = INT64_MAX;
+    for (int64_t rows = 1; rows <= threads; ++rows) {
+      const Grid grid{rows, threads / rows};
+      const int64_t r = ceil_div(row_panels, grid.rows), c = ceil_div(panels, grid.columns);
+      const int64_t time = r * c * kMR * kNV + r * kPackRowPanel + c * kPackPanel;
+      if (time < least) {
+        least = time;
+        best = grid;
+      }
+    }
+    return best;
+  }
+
   void run() const {
     if (g.row_sums_a && !g.accumulate) __builtin_memset(g.row_sums_a, 0, static_cast<size_t>(g.m) * sizeof(Sum));
     run_blocks();
   }
 
   void run_blocks() const {
-    const int64_t fit = kBlockBytes / static_cast<int64_t>(sizeof(Unit)) / kNR;  // units of one panel
     const int64_t panels = ceil_div(g.n, kNR), steps = max64(ceil_div(units, step), 1);
+    const Grid grid = choose_grid(ceil_div(g.m, kMR), panels);
+    const int64_t fit = kBlockBytes / static_cast<int64_t>(sizeof(Unit)) / kNR;  // units of one panel
     // All of k for the columns that fit. If they are so few that packing A again for every block of them would cost, a part of
     // k for more columns, where something can hold the sums.
     const bool sums_beside_c = g.m * g.n <= kBlockBytes / static_cast<int64_t>(sizeof(Sum));
@@ -531,7 +547,7 @@ struct Product {
     int64_t column = 0;
     do {
       for (int64_t unit = 0; unit == 0 || unit < units; unit += part) {
-        run_block(column, min64(column + columns, g.n), unit, min64(unit + part, units));
+        run_block(grid, column, min64(column + columns, g.n), unit, min64(unit + part, units));
       }
       column += columns;
     } while (column < g.n);
@@ -549,60 +565,46 @@ struct Product {
     product.alpha = 1;
     product.accumulate = false;
     product.epilogue = {};
-    Product{product, a, b, reinterpret_cast<char*>(sums)}.run_blocks();
+    Product{product, a, b, reinterpret_cast<char*>(sums), threads}.run_blocks();
     cpu::parallel_for(g.m, max64(1, 16384 / g.n), [&](int64_t begin, int64_t end) {
       finish_part(sums + begin * g.n, g.n, begin, end - begin, 0, g.n);
     });
   }
 
-  void run_block(int64_t column, int64_t column_end, int64_t unit, int64_t unit_end) const {
-    const int64_t panels = ceil_div(column_end - column, kNR);
-    const size_t bytes = static_cast<size_t>((unit_end - unit) * panels * kNR) * sizeof(Unit);
-    const size_t states = static_cast<size_t>(max64(ceil_div(unit_end - unit, step), 1) * panels);
-    char* memory = static_cast<char*>(cpu::scratch(1, bytes + states));
-    __builtin_memset(memory + bytes, kStored, states);
-    const Block block{column, column_end, unit, unit_end, panels, reinterpret_cast<Unit*>(memory),
-                      reinterpret_cast<uint8_t*>(memory + bytes)};
-    const double flops = 2.0 * static_cast<double>(g.m) * static_cast<double>(column_end - column) * static_cast<double>(g.k);
-    const int64_t threads = flops < 4e5 ? 1 : cpu::num_threads();
+  // Its tasks are groups of a region's row panels by the region's columns. A thread has a region, the same one every time, so
+  // that C stays where it is; when that is done it helps with the others. Groups are so large that a panel of B is loaded for
+  // many rows, and so small that A keeps to a part of the L2 cache.
+  void run_block(const Grid& grid, int64_t column, int64_t column_end, int64_t unit, int64_t unit_end) const {
+    const Block block{column, column_end, unit, unit_end, ceil_div(column_end - column, kNR)};
+    const size_t bytes = static_cast<size_t>((unit_end - unit) * block.panels * kNR) * sizeof(Unit);
+    const size_t states = static_cast<size_t>(max64(ceil_div(unit_end - unit, step), 1) * block.panels);
     const int64_t most = max64(2, min64(kTaskBytes / (kMR * step * static_cast<int64_t>(sizeof(Unit))), 16));
-    // Tasks are groups of row panels by all columns: every thread has one of each size. The row panels that are left over are
-    // divided by columns. Groups are so large that a panel of B is loaded for many rows, and so small that A keeps to a part
-    // of the L2 cache.
-    const int64_t row_panels = ceil_div(g.m, kMR), each = row_panels / threads, rounds = ceil_div(each, most);
-    const int64_t even = each * threads, whole_tasks = rounds * threads;
-    const int64_t rest = row_panels - even, rest_groups = ceil_div(rest, most);
-    const int64_t parts = max64(1, min64(panels, ceil_div(threads, max64(rest_groups, 1)))), tasks = whole_tasks + rest_groups * parts;
-    struct Rows {
-      int64_t begin, end;
-    };
-    auto rows_of = [&](int64_t t) {
-      if (t >= tasks) return Rows{0, 0};
-      int64_t begin, size;
-      if (t < whole_tasks) {
-        const int64_t round = t / threads, before = round * each / rounds;
-        size = (round + 1) * each / rounds - before;
-        begin = before * threads + t % threads * size;
-      } else {
-        const int64_t group = (t - whole_tasks) / parts, before = group * rest / rest_groups;
-        size = (group + 1) * rest / rest_groups - before;
-        begin = even + before;
-      }
-      return Rows{begin * kMR, min64((begin + size) * kMR, g.m)};
-    };
-    cpu::parallel_for(tasks, 1, [&](int64_t task_begin, int64_t task_end) {
-      for (int64_t t = task_begin; t < task_end; ++t) {
-        const auto [row, row_end] = rows_of(t);
-        const auto [next_row, next_end] = rows_of(t + threads);
-        const int64_t part = t < whole_tasks ? 0 : (t - whole_tasks) % parts, of = t < whole_tasks ? 1 : parts;
-        const int64_t first = part * panels / of, count = (part + 1) * panels / of - first;
-        // The first tasks pack different parts of B.
-        const int64_t turn = t % threads * count / threads;
-        const bool sum_rows = g.row_sums_a && column == 0 && part == 0;
-        if (g.trans_a) {
-          task<false>(block, row, row_end, next_row, next_end, first, count, turn, sum_rows);
-        } else {
-          task<true>(block, row, row_end, next_row, next_end, first, count, turn, sum_rows);
+    const int64_t row_panels = ceil_div(g.m, kMR), regions = grid.rows * grid.columns;
+    struct alignas(64) Claimed {
+      int64_t tasks;
+    } claimed[kMostRegions];
+    for (int64_t i = 0; i < regions; ++i) claimed[i].tasks = 0;
+    cpu::parallel_for(regions, 1, [&](int64_t, int64_t) {
+      PackedBlock packed{};
+      for (int64_t i = 0; i < regions; ++i) {
+        const int64_t region = (cpu::thread_index() + i) % regions;
+        const int64_t r = region / grid.columns, c = region % grid.columns;
+        const int64_t panel = r * row_panels / grid.rows, count = (r + 1) * row_panels / grid.rows - panel;
+        const int64_t first = c * block.panels / grid.columns, width = (c + 1) * block.panels / grid.columns - first;
+        const int64_t tasks = width > 0 ? ceil_div(count, most) : 0;
+        for (int64_t t; (t = __atomic_fetch_add(&claimed[region].tasks, 1, __ATOMIC_RELAXED)) < tasks;) {
+          if (!packed.units) {
+            char* memory = static_cast<char*>(cpu::scratch(1, bytes + states));
+            packed = {reinterpret_cast<Unit*>(memory), reinterpret_cast<uint8_t*>(memory + bytes)};
+            __builtin_memset(packed.states, 0, states);
+          }
+          const auto row = [&](int64_t of) { return min64((panel + min64(of, tasks) * count / tasks) * kMR, g.m); };
+          const bool sum_rows = g.row_sums_a && column == 0 && first == 0;
+          if (g.trans_a) {
+            task<false>(block, packed, row(t), row(t + 1), row(t + 1), row(t + 2), first, width, sum_rows);
+          } else {
+            task<true>(block, packed, row(t), row(t + 1), row(t + 1), row(t + 2), first, width, sum_rows);
+          }
         }
       }
     });
@@ -706,7 +708,9 @@ void run_gemm(const Gemm& g) {
     const In* a = static_cast<const In*>(g.a) + i * g.stride_a;
     const In* b = static_cast<const In*>(g.b) + i * g.stride_b;
     char* c = static_cast<char*>(g.c) + i * g.stride_c * size_c;
-    const Product<K> product{problem, a, b, c};
+    const double flops = 2.0 * static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
+    const int64_t threads = g.batch > 1 || flops < 4e5 ? 1 : min64(cpu::num_threads(), Product<K>::kMostRegions);
+    const Product<K> product{problem, a, b, c, threads};
     if (!product_by_dots(problem, a, b, product)) product.run();
   };
   if (g.batch == 1) return entry(0, g);
