@@ -1,4 +1,4 @@
-# Writes build_info.h: the version, a build stamp and why CUDA is absent. The stamp names the compiler and the content
+# Writes build_info.h: the version, a build stamp, why CUDA is absent, and what its libraries can do. The stamp names the compiler and the content
 # of the headers that cross the border to a backend plug-in, so that a plug-in left behind by an older build is refused.
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS package.json)
 file(READ package.json package_json)
@@ -18,5 +18,16 @@ set(LF_BUILD_STAMP "${LF_VERSION}-${stamp}")
 set(LF_COMPILER "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}")
 
 string(REGEX REPLACE "([\\\"])" "\\\\\\1" LF_CUDA_SKIP_REASON "${CUDA_SKIP_REASON}")
+# cuSPARSE multiplies by matrices of blocks from 12.5.1 on.
+set(LF_SPARSE_BLOCKS false)
+if(NOT CUDA_SKIP_REASON)
+  foreach(part MAJOR MINOR PATCH)
+    file(STRINGS ${CUSPARSE_INC}/cusparse.h line REGEX "define CUSPARSE_VER_${part} ")
+    string(REGEX MATCH "[0-9]+$" CUSPARSE_${part} "${line}")
+  endforeach()
+  if(NOT "${CUSPARSE_MAJOR}.${CUSPARSE_MINOR}.${CUSPARSE_PATCH}" VERSION_LESS 12.5.1)
+    set(LF_SPARSE_BLOCKS true)
+  endif()
+endif()
 set(BUILD_INFO_DIR ${CMAKE_CURRENT_BINARY_DIR}/generated)
 configure_file(cmake/build_info.h.in ${BUILD_INFO_DIR}/build_info.h @ONLY)

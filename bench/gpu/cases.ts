@@ -1,6 +1,6 @@
 // The operators of a training step at realistic shapes, for the kernel report: each makes its inputs from host numbers (so that
 // no other kernel runs), and is then run forwards, or forwards and backwards.
-import { causal, longformer } from '../../lib/attention/patterns'
+import { bigbird, causal, longformer } from '../../lib/attention/patterns'
 import { backward } from '../../lib/autograd/backward'
 import { noGrad } from '../../lib/autograd/tape'
 import type { DType } from '../../lib/native/dtype'
@@ -193,6 +193,11 @@ export const kernelCases: readonly KernelCase[] = [
   differentiable('csrAttention, cuSPARSE', '[1, 1024, 12, 64] bf16, dilated window, 64 keys', 'flops', (device) => {
     const [q, k, v] = [0, 1, 2].map(() => numbers([1, 1024, 12, 64], device, 'bf16', true))
     const layout = csrLayout(causal(longformer(128, [2])), { queries: 1024, keys: 1024 })
+    return { inputs: [q, k, v], run: () => csrAttention(q, k, v, layout, { heads: 12 }) }
+  }),
+  differentiable('csrAttention, cuSPARSE, blocks', '[1, 1024, 12, 64] bf16, BigBird of 8 blocks of 32', 'flops', (device) => {
+    const [q, k, v] = [0, 1, 2].map(() => numbers([1, 1024, 12, 64], device, 'bf16', true))
+    const layout = csrLayout(bigbird({ block: 32 }), { queries: 1024, keys: 1024 }, 32)
     return { inputs: [q, k, v], run: () => csrAttention(q, k, v, layout, { heads: 12 }) }
   }),
   // FAVOR+'s features, and what is subtracted from them, as lib/attention/favor.ts makes them.

@@ -170,9 +170,14 @@ if (wants('attention')) {
       const layout = blockLayout(pattern, { queries: length, keys: length, block: 64 })
       await timed(`block-sparse ${name}`, layout.density * length ** 2, () => blockSparseAttention(q, k, v, layout, { heads }), 'block_sparse_attention')
       layout.dispose()
-      const list = csrLayout(pattern, { queries: length, keys: length })
-      await timed(`cuSPARSE ${name}`, list.density * length ** 2, () => csrAttention(q, k, v, list, { heads }), 'csr_attention')
-      list.dispose()
+      for (const format of ['CSR', 'BSR']) {
+        const list = csrLayout(pattern, { queries: length, keys: length })
+        list.byBlocks = format === 'BSR'
+        if (list.blocks || format === 'CSR') {
+          await timed(`cuSPARSE ${format} ${name}`, list.density * length ** 2, () => csrAttention(q, k, v, list, { heads }), 'csr_attention')
+        }
+        list.dispose()
+      }
     }
     dispose(q, k, v)
   }

@@ -65,7 +65,8 @@ interface Addon {
   hasKernel(device: number, op: number): boolean
   setThreads(count: number): void
   threads(): number
-  buildInfo(): { build: string; isa: string }
+  /** sparseBlocks: whether the CUDA plug-in's library multiplies by sparse matrices of blocks. */
+  buildInfo(): { build: string; isa: string; sparseBlocks: boolean }
   measurePeaks(): { f32Gflops: number; bf16Gflops: number; bandwidthGbs: number }
 }
 

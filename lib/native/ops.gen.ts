@@ -24,8 +24,8 @@ export interface OpAttrs {
   cos_backward: Record<string, never>
   cross_entropy: { ignore_index: number; label_smoothing: number }
   cross_entropy_backward: { ignore_index: number; label_smoothing: number }
-  csr_attention: { heads: number; kv_heads: number; causal: boolean; scale: number; entries: readonly number[]; layout: number }
-  csr_attention_backward: { heads: number; kv_heads: number; causal: boolean; scale: number; entries: readonly number[]; layout: number }
+  csr_attention: { heads: number; kv_heads: number; causal: boolean; scale: number; entries: readonly number[]; layout: number; block: number }
+  csr_attention_backward: { heads: number; kv_heads: number; causal: boolean; scale: number; entries: readonly number[]; layout: number; block: number }
   cumsum: { axis: number; reverse: boolean }
   dequantize_blocks: { block: number; with_sign: boolean }
   dequantize_nibbles: { book: readonly number[]; block: number; shape: readonly number[]; dtype: DType }
@@ -270,12 +270,12 @@ export const opTable: OpDescription[] = [
   {
     name: 'csr_attention',
     inputs: [input('q'), input('k'), input('v'), input('row_starts'), input('columns'), input('key_mask', '?'), input('segments', '?')],
-    attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'causal', type: 'flag' }, { name: 'scale', type: 'number' }, { name: 'entries', type: 'integers' }, { name: 'layout', type: 'integer' }],
+    attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'causal', type: 'flag' }, { name: 'scale', type: 'number' }, { name: 'entries', type: 'integers' }, { name: 'layout', type: 'integer' }, { name: 'block', type: 'integer' }],
   },
   {
     name: 'csr_attention_backward',
     inputs: [input('grad_out'), input('q'), input('k'), input('v'), input('lse'), input('row_starts'), input('columns'), input('column_starts'), input('column_rows'), input('places'), input('key_mask', '?'), input('segments', '?'), input('turn_starts', '?'), input('turn_quads', '?'), input('turn_order', '?')],
-    attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'causal', type: 'flag' }, { name: 'scale', type: 'number' }, { name: 'entries', type: 'integers' }, { name: 'layout', type: 'integer' }],
+    attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'causal', type: 'flag' }, { name: 'scale', type: 'number' }, { name: 'entries', type: 'integers' }, { name: 'layout', type: 'integer' }, { name: 'block', type: 'integer' }],
   },
   {
     name: 'cumsum',
@@ -845,4 +845,4 @@ export const opTable: OpDescription[] = [
 ]
 
 /** Of the table that the addon must have; see addon.opsHash(). */
-export const opTableHash = 1725214879
+export const opTableHash = 630794219

@@ -1,7 +1,9 @@
 // Attention over listed (query, key) pairs: what is not listed costs nothing, however the pairs lie. On CUDA the products
-// over the list are cuSPARSE's (SDDMM and SpMM). Lists come from the patterns of lib/attention/patterns.ts, from a mask, or
-// are given. Which of dense, block-sparse and this is right where: lib/attention/crossover.ts.
+// over the list are cuSPARSE's (SDDMM and SpMM): over CSR, or over BSR where the pairs make up whole blocks. Lists come from the
+// patterns of lib/attention/patterns.ts, from a mask, or are given. Which of dense, block-sparse and this is right where:
+// lib/attention/crossover.ts.
 import { record } from '../autograd/tape'
+import { addon } from '../native/binding'
 import { LeanformerError } from '../native/errors'
 import type { Device } from '../tensor/device'
 import { keep } from '../tensor/scope'
@@ -16,9 +18,32 @@ export interface CsrSizes {
 /** Entries in column order that a GPU brings there at a time; csr_attention.cu keeps them in shared memory. */
 const turnPiece = 4096
 
+/** Sides of blocks that are looked for, in this order. */
+const blockSides = [64, 32, 16]
+
 let layouts = 0
 
 const refuse = (text: string, hint: string) => new LeanformerError('ERR_ARGUMENT', `csrLayout: ${text}`, hint)
+
+/** The pairs of a layout as whole blocks of so many queries and keys. */
+export interface CsrBlocks {
+  block: number
+  /** Whether blocks on the diagonal list those pairs alone that the causal rule leaves; so it has to hide the others. */
+  causal: boolean
+  /** As in the layout, of blocks. */
+  rowStarts: Int32Array
+  columns: Int32Array
+}
+
+/** What a call on a device gets: lists of pairs, or of blocks. */
+export interface CsrLists {
+  /** 1: pairs. */
+  block: number
+  causal: boolean
+  entries: number[]
+  /** row_starts, columns, column_starts, column_rows, places; of pairs on a GPU also turn_starts, turn_quads and turn_order. */
+  tensors: Tensor[]
+}
 
 /** A pattern's pairs for one number of queries and keys: for each pattern and query, its keys in order. */
 export class CsrLayout {
@@ -26,7 +51,10 @@ export class CsrLayout {
   readonly id = ++layouts
   /** Pairs that a GPU computes as one sparse matrix, at most: enough to keep it busy, and the lists stay small. */
   mostStacked = 1 << 22
-  private readonly copies: { device: Device; copies: number; tensors: Tensor[] }[] = []
+  /** Whether a GPU may compute whole blocks as such, and not pair by pair. */
+  byBlocks = true
+  private readonly copies: { device: Device; copies: number; lists: CsrLists }[] = []
+  private whole: CsrBlocks | null | undefined
 
   /** @throws ERR_ARGUMENT where the lists are not those of a CSR matrix with columns in order */
   constructor(
@@ -51,11 +79,6 @@ export class CsrLayout {
     }
   }
 
-  /** Pairs of each pattern. */
-  get entries(): number[] {
-    return Array.from({ length: this.patterns }, (_, p) => this.rowStarts[(p + 1) * this.sizes.queries] - this.rowStarts[p * this.sizes.queries])
-  }
-
   /** Pairs listed, of all there are. */
   get density(): number {
     return this.columns.length / (this.patterns * this.sizes.queries * this.sizes.keys)
@@ -67,12 +90,22 @@ export class CsrLayout {
     return this.columns.subarray(this.rowStarts[row], this.rowStarts[row + 1]).includes(key)
   }
 
+  /** The pairs as blocks, the largest that there are; null where they are not whole blocks. */
+  get blocks(): CsrBlocks | null {
+    if (this.whole === undefined) {
+      this.whole = null
+      for (const block of blockSides) {
+        this.whole ??= this.asBlocks(block, false) ?? this.asBlocks(block, true)
+      }
+    }
+    return this.whole
+  }
+
   /**
-   * @internal row_starts, columns; then column_starts, column_rows, places; of enough stacked copies for a call with so many
-   * (batch entry, head) pairs. A CPU needs no copies; on a GPU the copies together should keep it busy, places are slots, and
-   * turn_starts, turn_quads and turn_order follow.
+   * @internal The lists of enough stacked copies for a call with so many (batch entry, head) pairs. A CPU needs no copies; on a GPU
+   * the copies together should keep it busy, and places of pairs are slots.
    */
-  on(device: Device, pairs: number, group: number): Tensor[] {
+  on(device: Device, pairs: number, group: number): CsrLists {
     const { queries, keys } = this.sizes
     const unit = this.patterns === 1 ? group : this.patterns
     const perUnit = Math.max(1, (unit / this.patterns) * this.columns.length, unit * Math.max(queries, keys))
@@ -85,23 +118,54 @@ export class CsrLayout {
         throw refuse(`${this.columns.length} pairs are too many`, 'give fewer than 2^31 pairs for the heads of a group')
       }
       const list = (values: Int32Array) => keep(tensor(values, [values.length], { device, dtype: 'i32' }))
-      const lists = this.stacked(copies)
-      if (gpu) lists.splice(4, 1, ...turnLists(lists[4]))
-      found = { device, copies, tensors: lists.map(list) }
+      const blocks = gpu && this.byBlocks && addon.buildInfo().sparseBlocks ? this.blocks : null
+      const { block, causal, rowStarts, columns } = blocks ?? { block: 1, causal: false, rowStarts: this.rowStarts, columns: this.columns }
+      const [rows, keyRows] = [queries / block, keys / block]
+      const lists = this.stacked(copies, rows, keyRows, rowStarts, columns)
+      if (gpu && !blocks) lists.splice(4, 1, ...turnLists(lists[4]))
+      const entries = Array.from({ length: this.patterns }, (_, p) => (rowStarts[(p + 1) * rows] - rowStarts[p * rows]) * block * block)
+      found = { device, copies, lists: { block, causal, entries, tensors: lists.map(list) } }
       this.copies.push(found)
     }
-    return found.tensors
+    return found.lists
   }
 
   dispose(): void {
-    for (const { tensors } of this.copies) for (const each of tensors) each.dispose()
+    for (const { lists } of this.copies) for (const each of lists.tensors) each.dispose()
     this.copies.length = 0
   }
 
-  /** The lists of `copies` along the diagonal, by rows and by columns. */
-  private stacked(copies: number): Int32Array[] {
+  private asBlocks(block: number, causal: boolean): CsrBlocks | null {
     const { queries, keys } = this.sizes
-    const total = (copies / this.patterns) * this.columns.length
+    if (this.columns.length === 0 || queries % block || keys % block) return null
+    const rows = (this.patterns * queries) / block
+    const rowStarts = new Int32Array(rows + 1)
+    const columns: number[] = []
+    for (let row = 0; row < rows; ++row) {
+      // The last query of a block sees most of it.
+      const last = row * block + block - 1
+      const line = this.columns.subarray(this.rowStarts[last], this.rowStarts[last + 1])
+      const from = columns.length
+      for (let e = 0; e < line.length; ++e) if (e === 0 || Math.floor(line[e] / block) !== Math.floor(line[e - 1] / block)) columns.push(Math.floor(line[e] / block))
+      const own = columns.slice(from)
+      for (let query = row * block; query <= last; ++query) {
+        const limit = causal ? (query % queries) + keys - queries : keys - 1
+        let e = this.rowStarts[query]
+        for (const column of own) {
+          for (let key = column * block; key < (column + 1) * block && key <= limit; ++key, ++e) {
+            if (e === this.rowStarts[query + 1] || this.columns[e] !== key) return null
+          }
+        }
+        if (e !== this.rowStarts[query + 1]) return null
+      }
+      rowStarts[row + 1] = columns.length
+    }
+    return { block, causal, rowStarts, columns: Int32Array.from(columns) }
+  }
+
+  /** Lists of `queries` rows and `keys` columns for each pattern, `copies` along the diagonal, by rows and by columns. */
+  private stacked(copies: number, queries: number, keys: number, ownStarts: Int32Array, ownColumns: Int32Array): Int32Array[] {
+    const total = (copies / this.patterns) * ownColumns.length
     const rowStarts = new Int32Array(copies * queries + 1)
     const columns = new Int32Array(total)
     const columnStarts = new Int32Array(copies * keys + 1)
@@ -109,9 +173,9 @@ export class CsrLayout {
     for (let copy = 0; copy < copies; ++copy) {
       const first = (copy % this.patterns) * queries
       for (let row = 0; row < queries; ++row) {
-        for (let e = this.rowStarts[first + row]; e < this.rowStarts[first + row + 1]; ++e) {
-          columns[at++] = copy * keys + this.columns[e]
-          columnStarts[copy * keys + this.columns[e] + 1]++
+        for (let e = ownStarts[first + row]; e < ownStarts[first + row + 1]; ++e) {
+          columns[at++] = copy * keys + ownColumns[e]
+          columnStarts[copy * keys + ownColumns[e] + 1]++
         }
         rowStarts[copy * queries + row + 1] = at
       }
@@ -291,8 +355,8 @@ export function csrAttention(q: Tensor, k: Tensor, v: Tensor, layout: CsrLayout,
     )
   }
   const { heads, kvHeads = heads, scale = 0, causal = false } = options
-  const attrs = { heads, kv_heads: kvHeads, causal, scale, entries: layout.entries, layout: layout.id }
-  const lists = layout.on(q.device, q.shape[0] * heads, Math.max(1, Math.floor(heads / kvHeads)))
+  const { block, causal: ruled, entries, tensors: lists } = layout.on(q.device, q.shape[0] * heads, Math.max(1, Math.floor(heads / kvHeads)))
+  const attrs = { heads, kv_heads: kvHeads, causal: causal || ruled, scale, entries, layout: layout.id, block }
   const masks = [options.keyMask ?? null, options.segments ?? null]
   const [out, lse] = run('csr_attention', [q, k, v, ...lists.slice(0, 2), ...masks], attrs)
   const turns = [lists[5] ?? null, lists[6] ?? null, lists[7] ?? null]

@@ -1,23 +1,23 @@
 // csr_attention and its gradient: cuSPARSE's SDDMM for the scores of the listed pairs, a softmax over each row's pairs, SpMM
 // for the output; backwards two SDDMM and three SpMM, those of keys and values over the transposed lists. Chunks of (batch
 // entry, head) pairs are stacked along the diagonal of one sparse matrix (see native/ops/csr_attention.cpp), so that a chunk
-// is one call of the library. Everything between the first kernel and the last is f32 (f64 for f64): the library has no
-// SDDMM over CSR in bf16, and scores keep their digits.
+// is one call of the library. Pairs that make up whole blocks are a BSR matrix, others CSR. Everything between the first kernel
+// and the last is f32 (f64 for f64): the library has no SDDMM over CSR in bf16, and scores keep their digits.
 // pack, unpack: [batch, tokens, heads, width] <-> [pairs, tokens, width]; a thread owns 4 numbers; bound by bytes.
-// Softmax: a warp owns a row, in registers up to kHeld numbers a lane; longer rows are done by the whole block, in two sweeps.
-// A row starts anywhere, so the packs at its ends are moved number by number. Bound by bytes.
+// Softmax: csr_softmax.cuh.
 // Turn: probabilities and score gradients from the order of rows into that of the transposed lists. A block owns 4096 places
 // of the latter. It reads packs of 4 entries in the order of rows, which the layout lists for it, puts what is its own into
 // shared memory, and writes whole lines. 1 pack a list entry; bound by bytes, 32 KB of shared memory (f64: 64 KB). The layout
 // deals out slots so that no two of f32's stores or loads at once lie in the same bank.
-// Warps an SM: pack_kernel 32, unpack_kernel 32, csr_softmax_kernel 24, csr_softmax_backward_kernel 32, csr_turn_kernel 48.
+// Turn of blocks: a tile of up to 32 x 32 values is transposed in shared memory on the way to its block's place.
+// Warps an SM: pack_kernel 32, unpack_kernel 32, csr_softmax_kernel 40, csr_softmax_backward_kernel 32, csr_turn_kernel 48,
+// bsr_softmax_kernel 32, bsr_softmax_backward_kernel 32, bsr_turn_kernel 64.
+#include "cuda/csr_softmax.cuh"
 #include "cuda/rows.cuh"
 #include "cuda/sparse_library.h"
 
 namespace lf::cuda {
 namespace {
-
-constexpr int kWarps = 8, kThreads = 32 * kWarps;
 
 // --- between the layouts of tensors and of sparse matrices ----------------------------------------------------------------
 
@@ -87,257 +87,6 @@ __global__ void __launch_bounds__(kThreads) unpack_kernel(Moves moves, int64_t g
   }
 }
 
-// --- softmax over the pairs of a row ----------------------------------------------------------------------------------------
-
-struct Rows {
-  const int32_t *row_starts, *columns;
-  int64_t rows, first, entries;  // rows of this chunk, its first pair, and its entries
-  int queries, keys, heads;
-  bool causal;
-  const uint8_t* key_mask;  // [batch, keys] or nullptr
-  const int32_t* segments;  // [batch, keys] or nullptr
-
-  __device__ bool hides() const { return causal || key_mask || segments; }
-};
-
-// What hides keys from one row.
-struct Hidden {
-  int low, last, segment;
-  const uint8_t* mask;
-  const int32_t* segments;
-
-  __device__ Hidden(const Rows& r, int64_t row) {
-    const int pair = static_cast<int>(row / r.queries), query = static_cast<int>(row % r.queries);
-    const int64_t batch = (r.first + pair) / r.heads;
-    low = pair * r.keys;
-    last = r.causal ? query + r.keys - r.queries : r.keys;
-    mask = r.key_mask ? r.key_mask + batch * r.keys : nullptr;
-    segments = r.segments ? r.segments + batch * r.keys : nullptr;
-    segment = segments ? segments[query] : 0;
-  }
-  __device__ bool operator()(int column) const {
-    const int key = column - low;
-    return key > last || (mask && !mask[key]) || (segments && segments[key] != segment);
-  }
-};
-
-// Numbers i ... of a list of `total`, of which those of [begin, end) count; others become `fill`. i is a multiple of a pack.
-// Neighbouring rows may be written meanwhile: what is theirs is not looked at.
-template <class A>
-__device__ __forceinline__ Pack<A> load_between(const A* list, int64_t i, int64_t begin, int64_t end, int64_t total, A fill) {
-  constexpr int n = Pack<A>::n;
-  Pack<A> pack;
-  if (i < end && i + n <= total) {
-    pack = load_pack(list + i);
-  } else {
-#pragma unroll
-    for (int k = 0; k < n; ++k) pack.at[k] = i + k < end ? list[i + k] : fill;
-  }
-#pragma unroll
-  for (int k = 0; k < n; ++k) {
-    if (i + k < begin || i + k >= end) pack.at[k] = fill;
-  }
-  return pack;
-}
-template <class A>
-__device__ __forceinline__ void store_between(A* list, int64_t i, int64_t begin, int64_t end, const Pack<A>& pack) {
-  constexpr int n = Pack<A>::n;
-  if (i >= begin && i + n <= end) return store_pack(list + i, pack);
-#pragma unroll
-  for (int k = 0; k < n; ++k) {
-    if (i + k >= begin && i + k < end) list[i + k] = pack.at[k];
-  }
-}
-// The same by a whole warp: the numbers of a pack at an end of the row are spread over lanes and take one store together.
-template <class A>
-__device__ __forceinline__ void store_row(A* list, int64_t i, int64_t begin, int64_t end, const Pack<A>& pack) {
-  constexpr int n = Pack<A>::n;
-  const int lane = threadIdx.x % 32;
-  const bool whole = i >= begin && i + n <= end;
-  if (whole) store_pack(list + i, pack);
-  for (unsigned ends = __ballot_sync(kFullWarp, !whole && i < end && i + n > begin); ends; ends &= ends - 1) {
-    const int from = __ffs(static_cast<int>(ends)) - 1;
-    const int64_t at = __shfl_sync(kFullWarp, i, from) + lane;
-    A own{};
-#pragma unroll
-    for (int k = 0; k < n; ++k) {
-      const A number = __shfl_sync(kFullWarp, pack.at[k], from);
-      if (lane == k) own = number;
-    }
-    if (lane < n && at >= begin && at < end) list[at] = own;
-  }
-}
-
-// Scores, with -inf outside of the row and for hidden keys.
-template <class A>
-__device__ __forceinline__ Pack<A> load_scores(const Rows& r, const Hidden& hidden, const A* values, int64_t i, int64_t begin, int64_t end) {
-  Pack<A> pack = load_between(values, i, begin, end, r.entries, -static_cast<A>(INFINITY));
-  if (r.hides()) {
-#pragma unroll
-    for (int k = 0; k < Pack<A>::n; ++k) {
-      if (i + k >= begin && i + k < end && hidden(r.columns[i + k])) pack.at[k] = -static_cast<A>(INFINITY);
-    }
-  }
-  return pack;
-}
-
-template <class A>
-__device__ __forceinline__ A finite(A highest) {
-  return highest == -static_cast<A>(INFINITY) ? A{} : highest;
-}
-template <class A>
-__device__ __forceinline__ A larger(A a, A b) {
-  return b > a || b != b ? b : a;
-}
-
-// values: scores, then probabilities, in place. kPacks a lane are held.
-template <class A, int kPacks>
-__global__ void __launch_bounds__(kThreads, sizeof(A) == 4 ? 3 : 2) csr_softmax_kernel(Rows r, A* values, A* lse) {
-  constexpr int n = Pack<A>::n;
-  __shared__ A shared[32];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int64_t block_row = int64_t{blockIdx.x} * kWarps;
-  const int64_t row = block_row + warp;
-  bool longer = false;
-  if (row < r.rows) {
-    const int64_t begin = r.row_starts[row], end = r.row_starts[row + 1], from = begin / n * n;
-    longer = end - from > int64_t{32} * kPacks * n;
-    if (!longer) {
-      const Hidden hidden(r, row);
-      Pack<A> held[kPacks];
-      A highest = -static_cast<A>(INFINITY);
-#pragma unroll
-      for (int j = 0; j < kPacks; ++j) {
-        if (from + j * 32 * n >= end) break;
-        held[j] = load_scores(r, hidden, values, from + (j * 32 + lane) * n, begin, end);
-#pragma unroll
-        for (int k = 0; k < n; ++k) highest = larger(highest, held[j].at[k]);
-      }
-      highest = warp_max(highest);
-      const A base = finite(highest);
-      A sum = 0;
-#pragma unroll
-      for (int j = 0; j < kPacks; ++j) {
-        if (from + j * 32 * n >= end) break;
-#pragma unroll
-        for (int k = 0; k < n; ++k) sum += held[j].at[k] = exp(held[j].at[k] - base);
-      }
-      sum = warp_sum(sum);
-      const A factor = sum == 0 ? A{} : 1 / sum;
-#pragma unroll
-      for (int j = 0; j < kPacks; ++j) {
-        if (from + j * 32 * n >= end) break;
-#pragma unroll
-        for (int k = 0; k < n; ++k) held[j].at[k] *= factor;
-        store_row(values, from + (j * 32 + lane) * n, begin, end, held[j]);
-      }
-      if (lane == 0) lse[row] = highest + log(sum);
-    }
-  }
-  if (!__syncthreads_or(longer)) return;
-  for (int64_t other = block_row; other < block_row + kWarps && other < r.rows; ++other) {
-    const int64_t begin = r.row_starts[other], end = r.row_starts[other + 1], from = begin / n * n;
-    if (end - from <= int64_t{32} * kPacks * n) continue;
-    const Hidden hidden(r, other);
-    // A running maximum and sum in each thread.
-    A highest = -static_cast<A>(INFINITY), sum = 0;
-    for (int64_t i = from + threadIdx.x * n; i < end; i += kThreads * n) {
-      const Pack<A> pack = load_scores(r, hidden, values, i, begin, end);
-      A now = highest;
-#pragma unroll
-      for (int k = 0; k < n; ++k) now = larger(now, pack.at[k]);
-      const A base = finite(now);
-      sum *= exp(highest - base);
-#pragma unroll
-      for (int k = 0; k < n; ++k) sum += exp(pack.at[k] - base);
-      highest = now;
-    }
-    const A whole = block_max(highest, shared), base = finite(whole);
-    sum = block_sum(sum * exp(highest - base), shared);
-    const A factor = sum == 0 ? A{} : 1 / sum;
-    for (int64_t i = from + threadIdx.x * n; i < end; i += kThreads * n) {
-      Pack<A> pack = load_scores(r, hidden, values, i, begin, end);
-#pragma unroll
-      for (int k = 0; k < n; ++k) pack.at[k] = exp(pack.at[k] - base) * factor;
-      store_between(values, i, begin, end, pack);
-    }
-    if (threadIdx.x == 0) lse[other] = whole + log(sum);
-  }
-}
-
-// The gradient's lists: scores, which become probabilities, and gradients of probabilities, which become those of scores.
-template <class A>
-struct GradientLists {
-  A *scores, *grads;
-  A scale;
-
-  __device__ Pack<A> grad(const Pack<A>& p, const Pack<A>& d, A delta) const {
-    Pack<A> grad;
-#pragma unroll
-    for (int k = 0; k < Pack<A>::n; ++k) grad.at[k] = p.at[k] * (d.at[k] - delta) * scale;
-    return grad;
-  }
-};
-
-template <class A, int kPacks>
-__global__ void __launch_bounds__(kThreads, sizeof(A) == 4 ? 4 : 2) csr_softmax_backward_kernel(Rows r, GradientLists<A> l, const A* lse) {
-  constexpr int n = Pack<A>::n;
-  __shared__ A shared[32];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int64_t block_row = int64_t{blockIdx.x} * kWarps;
-  const int64_t row = block_row + warp;
-  bool longer = false;
-  if (row < r.rows) {
-    const int64_t begin = r.row_starts[row], end = r.row_starts[row + 1], from = begin / n * n;
-    longer = end - from > int64_t{32} * kPacks * n;
-    if (!longer) {
-      const Hidden hidden(r, row);
-      const A base = finite(lse[row]);
-      Pack<A> p[kPacks], d[kPacks];
-      A delta = 0;
-#pragma unroll
-      for (int j = 0; j < kPacks; ++j) {
-        if (from + j * 32 * n >= end) break;
-        const int64_t i = from + (j * 32 + lane) * n;
-        p[j] = load_scores(r, hidden, l.scores, i, begin, end);
-        d[j] = load_between<A>(l.grads, i, begin, end, r.entries, 0);
-#pragma unroll
-        for (int k = 0; k < n; ++k) delta += (p[j].at[k] = exp(p[j].at[k] - base)) * d[j].at[k];
-      }
-      delta = warp_sum(delta);
-#pragma unroll
-      for (int j = 0; j < kPacks; ++j) {
-        if (from + j * 32 * n >= end) break;
-        const int64_t i = from + (j * 32 + lane) * n;
-        store_row(l.scores, i, begin, end, p[j]);
-        store_row(l.grads, i, begin, end, l.grad(p[j], d[j], delta));
-      }
-    }
-  }
-  if (!__syncthreads_or(longer)) return;
-  for (int64_t other = block_row; other < block_row + kWarps && other < r.rows; ++other) {
-    const int64_t begin = r.row_starts[other], end = r.row_starts[other + 1], from = begin / n * n;
-    if (end - from <= int64_t{32} * kPacks * n) continue;
-    const Hidden hidden(r, other);
-    const A base = finite(lse[other]);
-    A delta = 0;
-    for (int64_t i = from + threadIdx.x * n; i < end; i += kThreads * n) {
-      const Pack<A> p = load_scores(r, hidden, l.scores, i, begin, end), d = load_between<A>(l.grads, i, begin, end, r.entries, 0);
-#pragma unroll
-      for (int k = 0; k < n; ++k) delta += exp(p.at[k] - base) * d.at[k];
-    }
-    delta = block_sum(delta, shared);
-    for (int64_t i = from + threadIdx.x * n; i < end; i += kThreads * n) {
-      Pack<A> p = load_scores(r, hidden, l.scores, i, begin, end);
-      const Pack<A> d = load_between<A>(l.grads, i, begin, end, r.entries, 0);
-#pragma unroll
-      for (int k = 0; k < n; ++k) p.at[k] = exp(p.at[k] - base);
-      store_between(l.scores, i, begin, end, p);
-      store_between(l.grads, i, begin, end, l.grad(p, d, delta));
-    }
-  }
-}
-
 // --- from the order of rows into that of columns ------------------------------------------------------------------------------
 
 constexpr int kTurnPiece = 4096;  // as in lib/ops/csr_attention.ts
@@ -385,8 +134,28 @@ __global__ void __launch_bounds__(kThreads) csr_turn_kernel(Turn<A> t) {
   }
 }
 
+// Block e of the lists' order goes, transposed, to place places[e]. blockIdx.y: which of the two lists.
 template <class A>
-int32_t turn(const KernelArgs* args, const Turn<A>& t) {
+__global__ void __launch_bounds__(kThreads, 8) bsr_turn_kernel(Turn<A> t, int shift) {
+  __shared__ A tile[32 * 33];
+  const int side = shift < 5 ? shift : 5, across = shift - side;  // powers of two
+  const int64_t entry = blockIdx.x >> 2 * across;
+  const int part = static_cast<int>(blockIdx.x) & ((1 << 2 * across) - 1);
+  const int row = part >> across << 5, column = (part & ((1 << across) - 1)) << 5, last = (1 << side) - 1, pitch = (1 << side) + 1;
+  const A* from = (blockIdx.y ? t.from[1] : t.from[0]) + (entry << 2 * shift) + (row << shift) + column;
+  for (int i = threadIdx.x; i < 1 << 2 * side; i += kThreads) tile[(i >> side) * pitch + (i & last)] = from[(i >> side << shift) + (i & last)];
+  __syncthreads();
+  A* to = (blockIdx.y ? t.to[1] : t.to[0]) + (int64_t{t.slots[entry]} << 2 * shift) + (column << shift) + row;
+  for (int i = threadIdx.x; i < 1 << 2 * side; i += kThreads) to[(i >> side << shift) + (i & last)] = tile[(i & last) * pitch + (i >> side)];
+}
+
+template <class A>
+int32_t turn(const KernelArgs* args, const Turn<A>& t, int shift) {
+  if (shift) {
+    const int64_t tiles = t.entries >> (shift < 5 ? 2 * shift : 10);
+    bsr_turn_kernel<A><<<dim3(static_cast<unsigned>(tiles), 2), kThreads, 0, stream_of(args).stream>>>(t, shift);
+    return launched(args);
+  }
   const auto blocks = static_cast<unsigned>((t.entries + kTurnPiece - 1) / kTurnPiece);
   constexpr int kBytes = 2 * kTurnPiece * static_cast<int>(sizeof(A));
   if (kBytes > 48 << 10) {
@@ -400,7 +169,7 @@ int32_t turn(const KernelArgs* args, const Turn<A>& t) {
 
 // `q`, `lists` and `masks` are the positions of q, row_starts and key_mask among the inputs.
 struct Problem {
-  int64_t batch, queries, keys, width, heads, kv_heads, group, pairs, copies, patterns, per_cycle;
+  int64_t batch, queries, keys, width, heads, kv_heads, group, pairs, copies, patterns, per_cycle, block;
 
   Problem(const KernelArgs* args, int q, int lists)
       : batch(args->inputs[q].shape[0]),
@@ -412,13 +181,19 @@ struct Problem {
         group(heads / kv_heads),
         pairs(batch * heads),
         patterns(args->list_size(4)),
-        per_cycle(0) {
-    const int64_t stacked = queries ? (args->inputs[lists].numel - 1) / queries : patterns;
+        per_cycle(0),
+        block(args->integer(6)) {
+    const int64_t stacked = queries ? (args->inputs[lists].numel - 1) * block / queries : patterns;
     copies = stacked < pairs ? stacked : pairs;
     for (int i = 0; i < patterns; ++i) per_cycle += args->item(4, i);
   }
   // Entries of the first `count` copies.
   int64_t entries(int64_t count) const { return count / patterns * per_cycle; }
+  int shift() const {
+    int shift = 0;
+    while (int64_t{1} << shift < block) ++shift;
+    return shift;
+  }
   bool empty() const { return pairs == 0 || queries == 0; }
   // Whether there is anything to multiply.
   bool multiplies() const { return per_cycle > 0 && width > 0; }
@@ -498,10 +273,28 @@ Rows rows_of(const KernelArgs* args, const Problem& p, int64_t first, int64_t co
   r.queries = static_cast<int>(p.queries);
   r.keys = static_cast<int>(p.keys);
   r.heads = static_cast<int>(p.heads);
+  r.shift = p.shift();
   r.causal = args->flag(2);
   r.key_mask = mask.present() ? mask.as<const uint8_t>() : nullptr;
   r.segments = segments.present() ? segments.as<const int32_t>() : nullptr;
   return r;
+}
+
+unsigned blocks_of_rows(const Rows& r, int rows) { return static_cast<unsigned>((r.rows + rows - 1) / rows); }
+
+template <class A>
+int32_t softmax(const KernelArgs* args, const Rows& r, A* values, A* lse) {
+  const auto stream = stream_of(args).stream;
+  if (r.shift) bsr_softmax_kernel<<<blocks_of_rows(r, kWarps), kThreads, 0, stream>>>(r, values, lse);
+  else csr_softmax_kernel<<<blocks_of_rows(r, kRows), kThreads, 0, stream>>>(r, values, lse);
+  return launched(args);
+}
+template <class A>
+int32_t softmax_backward(const KernelArgs* args, const Rows& r, const GradientLists<A>& lists, const A* lse) {
+  const auto stream = stream_of(args).stream;
+  if (r.shift) bsr_softmax_backward_kernel<<<blocks_of_rows(r, kWarps), kThreads, 0, stream>>>(r, lists, lse);
+  else csr_softmax_backward_kernel<<<blocks_of_rows(r, kRows), kThreads, 0, stream>>>(r, lists, lse);
+  return launched(args);
 }
 
 template <class A>
@@ -538,14 +331,12 @@ int32_t csr_attention(const KernelArgs* args) {
     for (int64_t first = 0; first < p.pairs; first += p.copies) {
       const int64_t count = p.pairs - first < p.copies ? p.pairs - first : p.copies, entries = p.entries(count);
       const Rows rows = rows_of(args, p, first, count, 3, 5);
-      const SparsePattern pattern = {args->integer(5), rows.rows, count * p.keys, entries, rows.row_starts, rows.columns};
+      const SparsePattern pattern = {args->integer(5), rows.rows, count * p.keys, entries, p.block, rows.row_starts, rows.columns};
       LF_STEP((move<T, true, 3>(args, p, first, count,
                                 {{args->inputs[0].data, q, p.queries, false}, {args->inputs[1].data, k, p.keys, true},
                                  {args->inputs[2].data, v, p.keys, true}})));
       LF_STEP(p.multiplies() ? sampled_product<A>(args, pattern, p.width, scale_of<A>(args, p), q, k, values) : zero(args, values, entries));
-      const auto blocks = static_cast<unsigned>((rows.rows + kWarps - 1) / kWarps);
-      csr_softmax_kernel<A, 8><<<blocks, kThreads, 0, stream_of(args).stream>>>(rows, values, args->outputs[1].as<A>() + first * p.queries);
-      LF_STEP(launched(args));
+      LF_STEP(softmax(args, rows, values, args->outputs[1].as<A>() + first * p.queries));
       // The queries are not needed any more: their place takes the output.
       LF_STEP(p.multiplies() ? sparse_product<A>(args, pattern, p.width, values, v, q) : zero(args, q, count * p.queries * p.width));
       LF_STEP((move<T, false, 1>(args, p, first, count, {{q, args->outputs[0].data, p.queries, false}})));
@@ -569,7 +360,7 @@ int32_t csr_attention_backward(const KernelArgs* args) {
     }
     return kOk;
   }
-  if (!args->inputs[12].present()) {
+  if (p.block == 1 && !args->inputs[12].present()) {
     std::snprintf(args->error, kErrorText, "csr_attention_backward needs turn_starts, turn_quads and turn_order on a GPU");
     return kKernel;
   }
@@ -589,8 +380,8 @@ int32_t csr_attention_backward(const KernelArgs* args) {
     for (int64_t first = 0; first < p.pairs; first += p.copies) {
       const int64_t count = p.pairs - first < p.copies ? p.pairs - first : p.copies, entries = p.entries(count);
       const Rows rows = rows_of(args, p, first, count, 5, 10);
-      const SparsePattern pattern = {args->integer(5), rows.rows, count * p.keys, entries, rows.row_starts, rows.columns};
-      const SparsePattern turned = {args->integer(5), count * p.keys, rows.rows, entries, args->inputs[7].as<const int32_t>(),
+      const SparsePattern pattern = {args->integer(5), rows.rows, count * p.keys, entries, p.block, rows.row_starts, rows.columns};
+      const SparsePattern turned = {args->integer(5), count * p.keys, rows.rows, entries, p.block, args->inputs[7].as<const int32_t>(),
                                     args->inputs[8].as<const int32_t>()};
       LF_STEP((move<T, true, 4>(args, p, first, count,
                                 {{args->inputs[1].data, q, p.queries, false}, {args->inputs[0].data, grad, p.queries, false},
@@ -598,12 +389,9 @@ int32_t csr_attention_backward(const KernelArgs* args) {
       if (p.multiplies()) {
         LF_STEP(sampled_product<A>(args, pattern, p.width, scale, q, k, scores));
         LF_STEP(sampled_product<A>(args, pattern, p.width, A{1}, grad, v, grads));
-        const GradientLists<A> lists = {scores, grads, scale};
-        const auto blocks = static_cast<unsigned>((rows.rows + kWarps - 1) / kWarps);
-        csr_softmax_backward_kernel<A, 4><<<blocks, kThreads, 0, stream>>>(rows, lists, args->inputs[4].as<const A>() + first * p.queries);
-        LF_STEP(launched(args));
-        LF_STEP(turn<A>(args, {args->inputs[9].as<const int32_t>(), args->inputs[12].as<const int32_t>(), args->inputs[13].as<const int32_t>(),
-                               args->inputs[14].as<const int32_t>(), entries, {scores, grads}, {turned_probabilities, turned_grads}}));
+        LF_STEP(softmax_backward<A>(args, rows, {scores, grads, scale}, args->inputs[4].as<const A>() + first * p.queries));
+        auto list = [&](int i) { return args->inputs[i].present() ? args->inputs[i].as<const int32_t>() : nullptr; };
+        LF_STEP(turn<A>(args, {list(9), list(12), list(13), list(14), entries, {scores, grads}, {turned_probabilities, turned_grads}}, rows.shift));
         // Each result takes the place of what is not needed any more.
         LF_STEP(sparse_product<A>(args, turned, p.width, turned_probabilities, grad, v));
         LF_STEP(sparse_product<A>(args, pattern, p.width, grads, k, grad));

@@ -51,6 +51,14 @@ constexpr cudaDataType kType = sizeof(A) == 8 ? CUDA_R_64F : CUDA_R_32F;
 
 constexpr auto kPlain = CUSPARSE_OPERATION_NON_TRANSPOSE;
 
+// Layouts have blocks where the build found a library that knows BSR_ALG1.
+cusparseSpMMAlg_t algorithm_of(const SparsePattern& p) {
+#if CUSPARSE_VERSION >= 12501
+  if (p.block > 1) return CUSPARSE_SPMM_BSR_ALG1;
+#endif
+  return CUSPARSE_SPMM_CSR_ALG3;
+}
+
 void destroy(Plan& plan) {
   if (plan.sparse) cusparseDestroySpMat(plan.sparse);
   if (plan.left) cusparseDestroyDnMat(plan.left);
@@ -73,9 +81,15 @@ template <class A>
 int32_t make_plan(const KernelArgs* args, Library& library, Kind kind, const SparsePattern& p, int64_t width, A* values, A* left,
                   A* right, Plan& plan) {
   const A one = 1, zero = 0;
-  LF_SPARSE("pattern", cusparseCreateCsr(&plan.sparse, p.rows, p.columns, p.entries, const_cast<int32_t*>(p.row_starts),
-                                         const_cast<int32_t*>(p.column_of), values, CUSPARSE_INDEX_32I, CUSPARSE_INDEX_32I,
-                                         CUSPARSE_INDEX_BASE_ZERO, kType<A>));
+  auto *starts = const_cast<int32_t*>(p.row_starts), *column_of = const_cast<int32_t*>(p.column_of);
+  if (p.block > 1) {
+    LF_SPARSE("pattern of blocks", cusparseCreateBsr(&plan.sparse, p.rows / p.block, p.columns / p.block, p.entries / (p.block * p.block), p.block,
+                                                     p.block, starts, column_of, values, CUSPARSE_INDEX_32I, CUSPARSE_INDEX_32I,
+                                                     CUSPARSE_INDEX_BASE_ZERO, kType<A>, CUSPARSE_ORDER_ROW));
+  } else {
+    LF_SPARSE("pattern", cusparseCreateCsr(&plan.sparse, p.rows, p.columns, p.entries, starts, column_of, values, CUSPARSE_INDEX_32I,
+                                           CUSPARSE_INDEX_32I, CUSPARSE_INDEX_BASE_ZERO, kType<A>));
+  }
   LF_SPARSE("matrix", cusparseCreateDnMat(&plan.left, p.rows, width, width, left, kType<A>, CUSPARSE_ORDER_ROW));
   // The transpose of rows is a matrix of columns.
   if (kind == kSampled) {
@@ -89,7 +103,7 @@ int32_t make_plan(const KernelArgs* args, Library& library, Kind kind, const Spa
                                                         kType<A>, CUSPARSE_SDDMM_ALG_DEFAULT, &bytes));
   } else {
     LF_SPARSE("size of SpMM", cusparseSpMM_bufferSize(library.handle, kPlain, kPlain, &one, plan.sparse, plan.right, &zero, plan.left,
-                                                      kType<A>, CUSPARSE_SPMM_CSR_ALG3, &bytes));
+                                                      kType<A>, algorithm_of(p), &bytes));
   }
   if (const cudaError_t code = cudaMalloc(&plan.buffer, bytes ? bytes : 16)) {
     cudaGetLastError();
@@ -166,7 +180,7 @@ int32_t sparse_product(const KernelArgs* args, const SparsePattern& pattern, int
   if (const int32_t code = find_plan(args, kSparse, pattern, width, const_cast<A*>(values), c, const_cast<A*>(b), library, plan)) return code;
   const A one = 1, zero = 0;
   LF_SPARSE("SpMM", cusparseSpMM(library->handle, kPlain, kPlain, &one, plan->sparse, plan->right, &zero, plan->left, kType<A>,
-                                 CUSPARSE_SPMM_CSR_ALG3, plan->buffer));
+                                 algorithm_of(pattern), plan->buffer));
   return kOk;
 }
 

@@ -224,6 +224,7 @@ Napi::Value build_info(const Napi::CallbackInfo& info) {
   auto out = Napi::Object::New(info.Env());
   out.Set("build", LF_BUILD_STAMP);
   out.Set("isa", cpu::isa_name());
+  out.Set("sparseBlocks", LF_SPARSE_BLOCKS);
   return out;
 }
 

@@ -5,6 +5,8 @@
 // The gradient also gets the transposed lists (column_starts, column_rows) and where each entry stands there (places); a device
 // that reorders numbers by pieces of 4096 in the transposed order also which groups of four entries each piece takes them from, and
 // its places are slots: in another order among every 16, which turn_order tells.
+// With `block` above 1 the lists are of whole blocks of so many queries and keys (BSR): row_starts of rows of blocks, columns and
+// the rest of blocks; `entries` are still pairs. For devices whose library multiplies by blocks; a CPU takes pairs.
 // Besides the lists, the causal rule, segments and key_mask hide pairs as in attention. Rows that see nothing give zeros.
 // Built in lib/ops/csr_attention.ts. Bound by reading a row of keys and of values for each pair.
 #ifdef LF_SCHEMA_PASS
@@ -13,26 +15,33 @@
 namespace lf {
 namespace {
 
-enum Attr { kHeads, kKvHeads, kCausal, kScale, kEntries, kLayout };
+enum Attr { kHeads, kKvHeads, kCausal, kScale, kEntries, kLayout, kBlock };
 
 const std::vector<AttrSpec>& csr_attrs() {
   static const std::vector<AttrSpec> kAttrs = {{"heads", AttrType::kInteger},  {"kv_heads", AttrType::kInteger},
                                                {"causal", AttrType::kFlag},    {"scale", AttrType::kNumber},
-                                               {"entries", AttrType::kIntegers}, {"layout", AttrType::kInteger}};
+                                               {"entries", AttrType::kIntegers}, {"layout", AttrType::kInteger},
+                                               {"block", AttrType::kInteger}};
   return kAttrs;
 }
 
 struct Sizes : HeadSizes {
-  int64_t patterns;
-  double entries;  // of all patterns
+  int64_t patterns, block;
+  double entries;  // pairs of all patterns
 };
 
 // `q`, `lists` and `masks` are the positions of q, row_starts and key_mask among the inputs.
 Sizes check(const OpCall& call, int q, int lists, int masks) {
-  Sizes s{check_heads_of(call, q, call.integer(kHeads), call.integer(kKvHeads)), call.list_size(kEntries), 0};
+  Sizes s{check_heads_of(call, q, call.integer(kHeads), call.integer(kKvHeads)), call.list_size(kEntries), call.integer(kBlock), 0};
+  if (s.block < 1 || s.queries % s.block || s.keys % s.block) {
+    call.fail(kArgument, "block is %lld for %lld queries and %lld keys; give a divisor of both, or 1", (long long)s.block,
+              (long long)s.queries, (long long)s.keys);
+  }
   int64_t total = 0;
   for (int i = 0; i < s.patterns; ++i) {
-    if (call.item(kEntries, i) < 0) call.fail(kArgument, "a pattern has %lld entries", (long long)call.item(kEntries, i));
+    if (call.item(kEntries, i) < 0 || call.item(kEntries, i) % (s.block * s.block)) {
+      call.fail(kArgument, "a pattern has %lld entries", (long long)call.item(kEntries, i));
+    }
     total += call.item(kEntries, i);
   }
   s.entries = static_cast<double>(total);
@@ -43,9 +52,9 @@ Sizes check(const OpCall& call, int q, int lists, int masks) {
     call.check_dtype(i, DType::kI32);
     call.check_rank(i, 1, 1);
   }
-  const int64_t rows = call.in(lists).numel - 1, copies = s.queries ? rows / s.queries : s.patterns;
+  const int64_t rows = (call.in(lists).numel - 1) * s.block, copies = s.queries ? rows / s.queries : s.patterns;
   if (rows < 0 || copies < 1 || rows != copies * s.queries || copies % s.patterns ||
-      call.in(lists + 1).numel != copies / s.patterns * total) {
+      call.in(lists + 1).numel * s.block * s.block != copies / s.patterns * total) {
     call.fail(kShape, "row_starts %s and columns %s are not stacked copies of %lld queries with %lld entries",
               shape_text(call.in(lists)).c_str(), shape_text(call.in(lists + 1)).c_str(), (long long)s.queries, (long long)total);
   }
@@ -101,10 +110,10 @@ LF_OP({.name = "csr_attention_backward",
              for (int i = 7; i < 10; ++i) call.check_dtype(i, DType::kI32);
              call.check_same_shape(6, 8);
              call.check_same_shape(6, 9);
-             const int64_t copies = s.queries ? (call.in(5).numel - 1) / s.queries : s.patterns;
-             if (call.in(7).rank != 1 || call.in(7).numel != copies * s.keys + 1) {
+             const int64_t copies = s.queries ? (call.in(5).numel - 1) * s.block / s.queries : s.patterns;
+             if (call.in(7).rank != 1 || call.in(7).numel != copies * s.keys / s.block + 1) {
                call.fail(kShape, "column_starts has shape %s, needs [%lld]", shape_text(call.in(7)).c_str(),
-                         (long long)(copies * s.keys + 1));
+                         (long long)(copies * s.keys / s.block + 1));
              }
              if (call.has(12) != call.has(13) || call.has(12) != call.has(14)) {
                call.fail(kArgument, "turn_starts, turn_quads and turn_order go together");
@@ -164,6 +173,10 @@ struct Lists {
 
   // Every list lies within the entries, and every column within its copy's keys. Then the longest row.
   int32_t check(const KernelArgs* args, int lists, int64_t* longest) const {
+    if (args->integer(6) != 1) {
+      std::snprintf(args->error, kErrorText, "a CPU takes lists of pairs, not of blocks of %lld", static_cast<long long>(args->integer(6)));
+      return kKernel;
+    }
     const int64_t entries = args->inputs[lists + 1].numel, rows = copies * queries;
     *longest = 0;
     bool right = row_starts[0] == 0;

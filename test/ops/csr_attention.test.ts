@@ -14,7 +14,7 @@ import { where } from '../../lib/ops/where'
 import { Generator } from '../../lib/tensor/random'
 import { getDevice } from '../../lib/tensor/device'
 import { scope } from '../../lib/tensor/scope'
-import { setRequiresGrad, tensor, type Tensor } from '../../lib/tensor/tensor'
+import { run as runOperator, setRequiresGrad, tensor, type Tensor } from '../../lib/tensor/tensor'
 import { attentionOver } from '../support/attention_over'
 import { testDevices } from '../support/devices'
 import { jestOnly, opCase } from '../support/op_case'
@@ -71,6 +71,8 @@ const run = ([q, k, v]: Tensor[], attrs: Attributes) => {
 
 const inputs = (queries: number, keys = queries, heads = 1, kvHeads = heads, width = 4, batch = 1) =>
   [[batch, queries, heads, width], [batch, keys, kvHeads, width], [batch, keys, kvHeads, width]]
+/** Blocks of 16 for 4 heads. */
+const blockPattern = custom([0, 1, 2, 3].map((h) => [0, 1, 2].map((i) => [0, 1, 2].map((j) => (i * 2 + j + h) % 4 === 0))), 16)
 const qkv = (sizes: ReturnType<typeof inputs>, attrs: Attributes) => ({ inputs: sizes, attrs })
 /** Rows of 0 to many keys at odd places. */
 const ragged = (queries: number, keys: number) =>
@@ -97,6 +99,13 @@ opCase<Attributes>({
     qkv(inputs(2, 1300), { layout: of(full(), 64), padding: 3 }),
     qkv(inputs(3, 20), { layout: of(localCausal(10)) }),
     qkv(inputs(18, 18, 2, 2, 4, 2), { layout: of(full()), causal: true, segment: 5, padding: 4 }),
+    // Whole blocks: of 16, 32 and 64, of different heads, with rows of them that are empty, fewer queries, masks, and rows that a
+    // warp cannot hold; blocks of which the causal rule leaves a part.
+    qkv(inputs(48, 48, 4, 2, 3, 2), { layout: of(blockPattern), kvHeads: 2 }),
+    qkv(inputs(32, 96, 2), { layout: of(full(), 32), padding: 5 }),
+    qkv(inputs(64), { layout: of(full(), 64), causal: true, segment: 50 }),
+    qkv(inputs(16, 1040), { layout: of(full(), 16), scale: 0.4 }),
+    qkv(inputs(48, 64), { layout: of(causal(full())) }),
     qkv(inputs(0), { layout: of(full()) }),
     qkv(inputs(4, 0), { layout: of(full()) }),
     qkv(inputs(3, 3, 1, 1, 0), { layout: of(full()) }),
@@ -252,6 +261,31 @@ jestOnly(() => {
     const drawn = (seed: number) => csrLayout(bigbird({ block: 16, random: 2, seed }), { queries: 160, keys: 160 }, 16).columns
     expect(drawn(4)).toEqual(drawn(4))
     expect(drawn(4)).not.toEqual(drawn(5))
+  })
+
+  test('pairs that make up whole blocks are found as such', () => {
+    const blocksOf = (pattern: Pattern, queries = n, keys = n) => csrLayout(pattern, { queries, keys }, 16).blocks
+    expect(blocksOf(local(24))).toBeNull()
+    expect(blocksOf(full(), 90)).toBeNull()
+    expect(blocksOf(full(), 64, 128)).toMatchObject({ block: 64, causal: false, columns: Int32Array.of(0, 1) })
+    expect(blocksOf(causal(full()), 64, 96)).toMatchObject({ block: 32, causal: true, columns: Int32Array.of(0, 1, 0, 1, 2) })
+    const bigBlocks = blocksOf(bigbird({ block: 16, random: 1, seed: 5 }))!
+    expect(bigBlocks).toMatchObject({ block: 16, causal: false })
+    expect(bigBlocks.columns.length * 256).toBe(csrLayout(bigbird({ block: 16, random: 1, seed: 5 }), { queries: n, keys: n }, 16).columns.length)
+    const holes = blocksOf(blockPattern, 48, 48)!
+    expect(holes.rowStarts.length).toBe(13)
+    // One pair less, and they are none.
+    const lists = Array.from({ length: 32 }, (_, i) => Array.from({ length: 32 }, (__, j) => j).filter((j) => i !== 20 || j !== 3))
+    expect(csrFromLists(lists, 32).blocks).toBeNull()
+  })
+
+  test('a CPU does not take lists of blocks', async () => {
+    const cpu = getDevice('cpu')
+    const [q, k, v] = [0, 1, 2].map(() => zeros([1, 16, 1, 4], { device: cpu }))
+    const list = (...values: number[]) => tensor(Int32Array.from(values), [values.length], { dtype: 'i32', device: cpu })
+    const attrs = { heads: 1, kv_heads: 1, causal: false, scale: 0, entries: [256], layout: 1, block: 16 }
+    scope(() => runOperator('csr_attention', [q, k, v, list(0, 1), list(0), null, null], attrs))
+    await expect(cpu.synchronize()).rejects.toThrow('a CPU takes lists of pairs, not of blocks of 16')
   })
 
   test('lists, masks and patterns give the same layout', () => {
