@@ -1,6 +1,6 @@
 // `leanformer prune` and `leanformer quantise`: the model of a run made smaller, as a run folder of its own for sample and for
 // train --from. LoRA's and IA3's adapters are merged into the weights first. Shown are parameters, bytes and the validation
-// loss before and after. What is done lies in techniques/prune.ts and techniques/quantise.ts.
+// loss before and after. What is done lies in techniques/prune.ts, quantise.ts and gptq.ts.
 import path from 'node:path'
 import type { Writable } from 'node:stream'
 import type { z } from 'zod'
@@ -12,6 +12,7 @@ import { ia3Layers, mergeIA3 } from '../techniques/ia3'
 import { keepLayers } from '../techniques/layer_drop'
 import { loraLayers, mergeLoRA } from '../techniques/lora'
 import { best, gateScores, layerScores, pruneMagnitude, shrink, type PrunableModel } from '../techniques/prune'
+import { quantiseGptq } from '../techniques/gptq'
 import { quantise } from '../techniques/quantise'
 import type { Batch } from '../techniques/technique'
 import { getDevice } from '../tensor/device'
@@ -122,9 +123,12 @@ export async function pruneCommand(flags: Record<string, unknown>, stdout: Writa
 
 export async function quantiseCommand(flags: Record<string, unknown>, stdout: Writable = process.stdout): Promise<number> {
   const { values } = resolveOptions(quantiseSchema, [{ origin: 'flag', values: flags }])
-  const { bits, group, batches: count } = values
-  return compress('quantise', values, (model, { batches, loss }) => {
-    const calibrate = count ? () => batches.forEach((batch) => scope(() => void loss(batch))) : undefined
-    quantise(model, { bits: Number(bits) as 8 | 4, group, calibrate })
+  const { group, method, batches: count } = values
+  const bits = Number(values.bits) as 8 | 4
+  if (method === 'gptq' && count === 0) throw optionError('--batches 0: --method gptq corrects errors by what layers are given on batches', 'give 1 or more')
+  return compress('quantise', values, async (model, { batches, loss }) => {
+    const calibrate = () => batches.forEach((batch) => scope(() => void loss(batch)))
+    if (method === 'gptq') await quantiseGptq(model, { bits, group, calibrate })
+    else quantise(model, { bits, group, calibrate: count ? calibrate : undefined })
   }, stdout)
 }

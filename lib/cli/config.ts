@@ -183,6 +183,7 @@ export const quantiseSchema = z.strictObject({
   ...compressOptions,
   bits: z.enum(['8', '4']).default('8').meta({ help: 'of each weight', value: 'n' }),
   group: z.int().min(0).default(0).meta({ help: 'weights of a row that share a scale; 0: the whole row' }),
+  method: z.enum(['scales', 'gptq']).default('scales').meta({ help: 'what batches are for: scales that suit them, or GPTQ, which passes the error of each weight on to others', value: 'name' }),
 })
 
 export const kernelsSchema = z.strictObject({

@@ -23,7 +23,7 @@ export interface IntOptions {
   group?: number
   /** f32 [in]: how much an error in each column matters, such as the mean square of its input; null for plain rounding. */
   importance?: Tensor | null
-  /** f32 [1] or [out]: the scales of codes that are given in place of the weight, i8 from -2^(bits-1) to 2^(bits-1) - 1. */
+  /** f32 [1], [out] or, with `group`, [groups]: the scales of codes that are given in place of the weight, i8 from -2^(bits-1) to 2^(bits-1) - 1. */
   scales?: Tensor | null
 }
 

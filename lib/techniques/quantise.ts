@@ -1,5 +1,5 @@
 // Post-training quantisation: the matrices of a trained model in 8 or 4 bits (nn/int_weight.ts), by row or by group, plain
-// or with scales calibrated on some batches. Weights alone: activations stay as they are; the functions at the end round
+// or with scales calibrated on some batches; gptq.ts corrects its errors besides. Weights alone: activations stay as they are; the functions at the end round
 // activations too, for judging what an integer product would give.
 // Source: Wu et al., arXiv 2004.09602; SmoothQuant: Xiao et al., arXiv 2211.10438.
 import { noGrad } from '../autograd/tape'
@@ -41,12 +41,16 @@ class Watch extends Module<[x: Tensor, residual: Tensor | null, layer: Linear]> 
   }
 }
 
-/** Puts all matrices of attention and feed-forward in few bits; embeddings and heads stay. Returns their bytes before and after. */
-export function quantise(model: Module<never, unknown>, { calibrate, ...options }: QuantiseOptions): { before: number; after: number } {
-  const layers = linearTargets(model)
+/** The matrices of attention and feed-forward that are not packed yet. */
+export function hiddenMatrices(model: Module<never, unknown>): Linear[] {
+  return linearTargets(model)
     .filter(({ layer, parts }) => !layer.packed && parts.every(({ name }) => (partNames as readonly string[]).includes(name)))
     .map(({ layer }) => layer)
-  const watches = layers.map((layer) => {
+}
+
+/** Puts all matrices of attention and feed-forward in few bits; embeddings and heads stay. Returns their bytes before and after. */
+export function quantise(model: Module<never, unknown>, { calibrate, ...options }: QuantiseOptions): { before: number; after: number } {
+  const watches = hiddenMatrices(model).map((layer) => {
     const own = layer.adapter
     const watch = new Watch()
     if (calibrate) layer.adapter = watch

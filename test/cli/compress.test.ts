@@ -74,11 +74,12 @@ test('half of the weights are 0, and the shape stays', async () => {
   model.dispose()
 }, 120_000)
 
-test.each([['8', 0, 0.02], ['4', 16, 0.2]] as const)('%s bits, groups of %i: the loss stays, the bytes fall', async (bits, group, slack) => {
-  const { before, after } = await report(quantiseCommand, 'base', `int${bits}`, { bits, group })
+test.each([['8', 0, 'scales', 0.02], ['4', 16, 'scales', 0.2], ['4', 16, 'gptq', 0.2]] as const)('%s bits, groups of %i, by %s: the loss stays, the bytes fall', async (bits, group, method, slack) => {
+  const name = `int${bits}-${method}`
+  const { before, after } = await report(quantiseCommand, 'base', name, { bits, group, method })
   expect(after.bytes).toBeLessThan(0.75 * before.bytes)
   expect(Math.abs(after.loss - before.loss)).toBeLessThan(slack)
-  expect((await sampled(`int${bits}`)).startsWith('The')).toBe(true)
+  expect((await sampled(name)).startsWith('The')).toBe(true)
 }, 120_000)
 
 test('adapters are merged first', async () => {
