@@ -96,6 +96,8 @@ export abstract class Optimizer {
   private before: Record<string, number> = {}
   private initial: Record<string, number> | undefined
   private readonly slots = new Map<string, Map<string, Tensor>>()
+  /** Names in the order of the last update that was made parameter by parameter: what is away comes back ahead of its turn. */
+  private order: string[] = []
 
   constructor(readonly groups: ParameterGroup[]) {}
 
@@ -117,12 +119,34 @@ export abstract class Optimizer {
     const homes = new Map(
       this.groups.flatMap((group) => [...group.parameters].map((member) => [member[1].tensor, { group, member }] as const)),
     )
+    const ahead = this.readAhead(this.order)
+    this.order = []
     return (master, clip = null) => {
       const home = homes.get(master)
       if (!home) return
-      this.updateMembers(home.group, [home.member], lr, clip)
+      ahead?.(this.order.length)
+      this.order.push(home.member[0])
+      this.updateMembers(home.group, [home.member], lr, clip, this.paging && { ...this.paging, gradients: false })
       home.member[1].zeroGrad()
     }
+  }
+
+  /** Begins to bring the state of the first of `names`, a piece of them; the result, of those from another place on. */
+  private readAhead(names: readonly string[]): ((place: number) => void) | null {
+    if (!this.paging) return null
+    const { pager, pieceBytes } = this.paging
+    const states = names.map((name) => [...this.slotsOf(name).values()])
+    const sizes = states.map(([state]) => 4 * (state?.size ?? 0))
+    let [next, bytes] = [0, 0]
+    const from = (place: number) => {
+      if (place > 0) bytes -= sizes[place - 1] ?? 0
+      for (; next < names.length && (next <= place || bytes + sizes[next] <= pieceBytes); ++next) {
+        for (const state of states[next]) pager.prefetch(state)
+        bytes += sizes[next]
+      }
+    }
+    from(0)
+    return from
   }
 
   private beginStep(lr: number): void {
@@ -132,7 +156,7 @@ export abstract class Optimizer {
     this.begin(lr)
   }
 
-  private updateMembers(group: ParameterGroup, members: [string, Parameter][], lr: number, clip: Tensor | null): void {
+  private updateMembers(group: ParameterGroup, members: [string, Parameter][], lr: number, clip: Tensor | null, paging = this.paging): void {
     // Parameters without a gradient are left alone, not treated as if it were zero.
     const named = members.filter(([, parameter]) => parameter.grad !== null)
     if (!named.length) return
@@ -141,7 +165,7 @@ export abstract class Optimizer {
         noGrad(() => scope(() => this.updateSome(some, lr * (group.lrScale ?? 1), group.weightDecay ?? 0, clip, group)))
       }
     }
-    if (this.paging) this.updateInPieces(named, this.paging, update)
+    if (paging) this.updateInPieces(named, paging, update)
     else update(named)
   }
 

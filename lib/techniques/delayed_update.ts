@@ -1,11 +1,14 @@
-// Delayed update: the gradients of step t are applied in step t + 1, after that step's own were taken, so that an update of
-// offloaded state has a whole step's time to run beside it. Costs one step of staleness, and a copy of the gradients; off by
-// default, and on only after some steps of warm-up. The last step's gradients are never applied.
+// Delayed update: the gradients of step t are applied in step t + 1, after that step's own were taken. Costs one step of
+// staleness, and a copy of the gradients; off by default, and on only after some steps of warm-up. The last step's gradients are
+// never applied. With update_in_backward each is applied in the backward pass of step t + 1, as soon as its parameter has its new
+// gradient: the same numbers, but clipped all the same, since the norm is known by then, and state that is offloaded comes and
+// goes beside the whole pass.
 // Source: Ren et al., ZeRO-Offload, arXiv 2101.06840, section 5.
 import { LeanformerError } from '../native/errors'
+import { clipGradNorm } from '../ops/clip'
 import { keep } from '../tensor/scope'
 import type { Tensor } from '../tensor/tensor'
-import { defineTechnique } from './technique'
+import { defineTechnique, type LateGradients, type TrainingRun } from './technique'
 
 const twice = 'it takes gradients more than once in a step'
 
@@ -19,20 +22,43 @@ export const delayedUpdate = defineTechnique({
   neutral: { settings: { from: 1e9 } },
   make: ({ from }) => {
     const waiting = new Map<string, Tensor>()
+    let run: TrainingRun
+    let inBackward = false
+    // Where gradients are offloaded, those that wait are away.
+    const wait = (grad: Tensor) => {
+      const { paging } = run.optimizer
+      if (inBackward && paging?.gradients) paging.pager.pageOut(grad)
+    }
+    const exchange: LateGradients['exchange'] = (name, parameter) => {
+      const [fresh, late] = [parameter.grad, waiting.get(name) ?? null]
+      waiting.delete(name)
+      if (fresh) {
+        waiting.set(name, fresh)
+        wait(fresh)
+      }
+      parameter.tensor.grad = late
+    }
     return {
+      setup(given) {
+        run = given
+      },
       step(next, context) {
         if (context.lossScale !== 1) throw new LeanformerError('ERR_OPTION', 'delayed_update: gradients of another loss scale cannot be applied', 'use f32 or bf16')
         // Nothing waits yet.
         if (context.step === from) context.hold = true
+        inBackward = run.techniques.has('update_in_backward') && context.step > from && waiting.size > 0
+        if (inBackward) {
+          const grads = [...run.parameters.keys()].flatMap((name) => waiting.get(name) ?? [])
+          context.late = { ...clipGradNorm(grads, { maxNorm: run.clip }), exchange }
+          grads.forEach(wait)
+        }
         next()
       },
       grads(parameters, step) {
-        if (step < from) return
+        if (step < from || inBackward) return
         for (const [name, parameter] of parameters) {
-          const [fresh, late] = [parameter.grad, waiting.get(name) ?? null]
-          waiting.delete(name)
-          if (fresh) waiting.set(name, step === from ? keep(fresh.alias()) : fresh)
-          if (step > from) parameter.tensor.grad = late
+          if (step > from) exchange(name, parameter)
+          else if (parameter.grad) waiting.set(name, keep(parameter.grad.alias()))
         }
       },
       state: () => ({ tensors: new Map(waiting) }),

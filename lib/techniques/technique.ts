@@ -18,6 +18,17 @@ export interface TrainingRun {
   schedule(step: number): number
   /** Largest global gradient norm; 0: gradients are not clipped. */
   clip: number
+  /** The names of all techniques of the run. */
+  techniques: ReadonlySet<string>
+}
+
+/** Gradients of the step before, which are applied in the backward pass of this one. */
+export interface LateGradients {
+  /** Of all of them together, and how they are clipped; see clipGradNorm(). */
+  norm: Tensor
+  clip: Tensor
+  /** Puts the late gradient of a parameter, or null, in the place of its own, which waits from now on. */
+  exchange(name: string, parameter: Parameter): void
 }
 
 /** One micro-batch of token ids. */
@@ -51,6 +62,8 @@ export interface StepContext {
   hold: boolean
   /** Set by a technique before gradients(): parameters are updated in the backward pass, each when its gradient is complete. */
   updateInBackward: boolean
+  /** Set by a technique before gradients(), with updateInBackward: what is applied there, instead of this step's gradients. */
+  late: LateGradients | null
   /** The micro-batches of this step. */
   readonly batches: readonly Batch[]
   /** Factor of the loss (and so of the gradients) in f16; 1 otherwise. */

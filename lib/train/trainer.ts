@@ -14,7 +14,7 @@ import { zeros } from '../ops/creation'
 import { add } from '../ops/elementwise'
 import type { Optimizer } from '../optim/optimizer'
 import type { Schedule } from '../optim/schedule'
-import { orderTechniques, type Batch, type StepContext, type Technique } from '../techniques/technique'
+import { orderTechniques, type Batch, type LateGradients, type StepContext, type Technique } from '../techniques/technique'
 import { getDevice, type Device } from '../tensor/device'
 import { defaultGenerator, type RandomState } from '../tensor/random'
 import { keep, scope } from '../tensor/scope'
@@ -169,6 +169,7 @@ export class Trainer {
         steps: options.steps,
         schedule: options.schedule,
         clip: this.options.clip,
+        techniques: new Set(this.techniques.map(({ name }) => name)),
       })
     }
   }
@@ -392,6 +393,20 @@ export class Trainer {
     }
   }
 
+  /** For backward(): updates each parameter from its late gradient. `end`: those that have no new one. */
+  private lateUpdater(lr: number, { clip, exchange }: LateGradients): { complete: (leaf: Tensor) => void; end: () => void } {
+    const { model, optimizer } = this.options
+    const update = optimizer.stepByParameter(lr)
+    const left = new Map([...model.namedParameters()].map((named) => [named[1].tensor, named] as const))
+    const complete = (leaf: Tensor) => {
+      const [name, parameter] = left.get(leaf)!
+      left.delete(leaf)
+      exchange(name, parameter)
+      update(leaf, clip)
+    }
+    return { complete, end: () => [...left.keys()].forEach(complete) }
+  }
+
   private enqueueStep(batches: readonly Batch[]): PendingStep {
     const { optimizer, schedule, clip, model } = this.options
     const step = this.step
@@ -418,14 +433,17 @@ export class Trainer {
         lossScale,
         hold: false,
         updateInBackward: false,
+        late: null,
         clip: null,
         gradients: ({ only, redraw = false } = {}) => {
           const first = only ?? 0
           const last = only ?? batches.length - 1
           if (!redraw) defaultGenerator.restore((starts[first] ??= defaultGenerator.state()))
           const whole = only === undefined
-          const complete = context.updateInBackward ? this.updater(context.lr, norms) : undefined
+          const late = context.late && this.lateUpdater(context.lr, context.late)
+          const complete = late ? late.complete : context.updateInBackward ? this.updater(context.lr, norms) : undefined
           const value = this.gradients(whole ? batches : [batches[only]], tokens, lossScale, step, complete)
+          late?.end()
           if (!redraw) starts[last + 1] ??= defaultGenerator.state()
           // Reported is the loss of the weights that the step began with.
           if (whole) losses = losses.length ? losses : [value]
@@ -436,7 +454,7 @@ export class Trainer {
           loss = losses.reduce((sum, part) => (sum && part ? add(sum, part) : (sum ?? part)), null)
           // Of parameters that were updated in the backward pass, the norm is left: the norm over all is that of the norms.
           const grads = [...norms, ...model.parameters().flatMap((parameter) => parameter.grad ?? [])]
-          const clipped = grads.length ? clipGradNorm(grads, { maxNorm: clip, unscale: 1 / lossScale }) : null
+          const clipped = context.late ?? (grads.length ? clipGradNorm(grads, { maxNorm: clip, unscale: 1 / lossScale }) : null)
           norm = clipped ? clipped.norm : zeros([1], { device: this.device })
           ;(context as { clip: Tensor | null }).clip = clipped?.clip ?? null
           if (!context.hold && !context.updateInBackward) optimizer.step(context.lr, clipped?.clip)
@@ -458,7 +476,7 @@ export class Trainer {
       }
       lr = context.lr
       held = context.hold
-      inBackward = context.updateInBackward
+      inBackward = context.updateInBackward && !context.late
       // Read before the scope closes: reads are ordered like everything else. On meta there is nothing to read.
       return { read: this.forecast ? Promise.resolve<[number, number]>([NaN, NaN]) : Promise.all([loss!.item(), norm!.item()]) }
     })

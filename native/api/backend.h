@@ -8,7 +8,7 @@
 
 namespace lf {
 
-constexpr uint32_t kAbiVersion = 4;
+constexpr uint32_t kAbiVersion = 5;
 constexpr int64_t kMarkBytes = 4096;
 constexpr int32_t kMostBranches = 8;
 
@@ -36,15 +36,16 @@ struct GraphServices {
   bool (*reads_from_block)(const char* op, int attr);
 };
 
-// Copies that run beside the kernels, on a stream of the device's own, in the order in which they are asked for; each begins
-// when the kernels launched so far on `stream` are done. Memory of the host is page-locked, from allocate_host. A ticket
+// Copies that run beside the kernels, those to the device also beside the others, in the order in which they are asked for; each
+// begins when the kernels launched so far on `stream` are done. Memory of the host is page-locked, from allocate_host. A ticket
 // stands for the end of what it was given for; it is nullptr, with `error` filled in, where nothing was begun. Functions
 // without `stream` may be called from any thread.
 struct CopyServices {
   // nullptr when there is none left. Never freed.
   void* (*allocate_host)(int device_index, int64_t bytes);
   void* (*to_host)(void* stream, void* host, const void* device, int64_t bytes, char* error);
-  void* (*to_device)(void* stream, void* device, const void* host, int64_t bytes, char* error);
+  // Once `after`, a ticket, is reached, where it is not nullptr.
+  void* (*to_device)(void* stream, void* device, const void* host, int64_t bytes, void* after, char* error);
   // To memory of the device of another stream, `peer`, once `ready`, a ticket from there, is reached.
   void* (*to_peer)(void* stream, const void* device, void* peer, void* to, int64_t bytes, void* ready, char* error);
   // The end of the kernels launched so far.

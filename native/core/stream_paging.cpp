@@ -62,7 +62,7 @@ void Stream::arrive_ahead(Storage* storage) {
   if (!held) return;
   const auto block = storage->pager->contents(storage->page);
   char text[kErrorText] = "";
-  storage->copying = begin(copies_->to_device(stream_, held, block->data, storage->bytes, text), storage->bytes);
+  storage->copying = begin(copies_->to_device(stream_, held, block->data, storage->bytes, block->copy.get(), text), storage->bytes);
   if (!storage->copying.end) {
     arena_.free_held(held);
     return fail(kKernel, text);
@@ -104,7 +104,7 @@ bool Stream::bring_back(Storage* storage) {
   if (!copies_) {  // in step with the host, whose memory it uses
     if (!pager->load(page, storage->data, 0, storage->bytes)) code = kIo;
   } else if (const auto block = pager->contents(page)) {
-    storage->copying = begin(copies_->to_device(stream_, storage->data, block->data, storage->bytes, text), storage->bytes);
+    storage->copying = begin(copies_->to_device(stream_, storage->data, block->data, storage->bytes, block->copy.get(), text), storage->bytes);
     if (storage->copying.end) block->copy = storage->copying.end;
     else code = kKernel;
   } else {

@@ -40,15 +40,15 @@ cudaError_t record(Stream& at, cudaStream_t stream, void** ticket) {
   return code;
 }
 
-// Runs `copy`, which enqueues on the pages' stream, after the kernels launched so far.
+// Runs `copy`, which enqueues on the stream `on`, after the kernels launched so far.
 template <class F>
-void* after_kernels(Stream& at, char* error, F copy) {
+void* after_kernels(Stream& at, cudaStream_t on, char* error, F copy) {
   Copies& copies = *at.copies;
   void* ticket = nullptr;
   cudaError_t code = cudaEventRecord(copies.begin, at.stream);
-  if (!code) code = cudaStreamWaitEvent(copies.pages, copies.begin, 0);
-  if (!code) code = copy(copies.pages);
-  if (!code) code = record(at, copies.pages, &ticket);
+  if (!code) code = cudaStreamWaitEvent(on, copies.begin, 0);
+  if (!code) code = copy();
+  if (!code) code = record(at, on, &ticket);
   if (code) describe(error, code);
   return ticket;
 }
@@ -61,13 +61,16 @@ void* allocate_host(int device_index, int64_t bytes) {
 }
 
 void* to_host(void* stream, void* host, const void* device, int64_t bytes, char* error) {
-  return after_kernels(self(stream), error, [=](cudaStream_t on) {
-    return cudaMemcpyAsync(host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, on);
-  });
+  const cudaStream_t on = self(stream).copies->leaving;
+  return after_kernels(self(stream), on, error, [=] { return cudaMemcpyAsync(host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, on); });
 }
 
-void* to_device(void* stream, void* device, const void* host, int64_t bytes, char* error) {
-  return after_kernels(self(stream), error, [=](cudaStream_t on) {
+void* to_device(void* stream, void* device, const void* host, int64_t bytes, void* after, char* error) {
+  const cudaStream_t on = self(stream).copies->arriving;
+  return after_kernels(self(stream), on, error, [=] {
+    if (after) {
+      if (const cudaError_t code = cudaStreamWaitEvent(on, event_of(after), 0)) return code;
+    }
     return cudaMemcpyAsync(device, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, on);
   });
 }
@@ -87,7 +90,8 @@ void* to_peer(void* stream, const void* device, void* peer, void* to, int64_t by
   Stream& at = self(stream);
   const int there = self(peer).device;
   open_peer(*at.copies, at.device, there);
-  return after_kernels(at, error, [&](cudaStream_t on) {
+  const cudaStream_t on = at.copies->leaving;
+  return after_kernels(at, on, error, [&] {
     if (const cudaError_t code = cudaStreamWaitEvent(on, event_of(ready), 0)) return code;
     return cudaMemcpyPeerAsync(to, there, device, at.device, static_cast<size_t>(bytes), on);
   });
@@ -131,7 +135,7 @@ cudaError_t open_copies(Stream& at) {
   auto step = [&](cudaError_t found) {
     if (!code) code = found;
   };
-  for (cudaStream_t* stream : {&made.pages, &made.inputs}) step(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking));
+  for (cudaStream_t* stream : {&made.leaving, &made.arriving, &made.inputs}) step(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking));
   step(cudaEventCreateWithFlags(&made.begin, cudaEventDisableTiming));
   step(cudaMalloc(&made.arrivals, kStagingBytes));
   for (cudaEvent_t& event : made.arrivals_free) step(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));

@@ -1,5 +1,6 @@
-// Two more streams of a device: one for pages and tensors that go to other places (copies.cu), one for what the host writes,
-// which lands in a waiting room on the device and goes from there to its place within the order of the kernels.
+// Three more streams of a device: one for pages and tensors that go to other places, one for pages that come back (copies.cu), and
+// one for what the host writes, which lands in a waiting room on the device and goes from there to its place within the order
+// of the kernels.
 #pragma once
 #include <mutex>
 #include <vector>
@@ -10,7 +11,7 @@
 namespace lf::cuda {
 
 struct Copies {
-  cudaStream_t pages = nullptr, inputs = nullptr;
+  cudaStream_t leaving = nullptr, arriving = nullptr, inputs = nullptr;
   cudaEvent_t begin = nullptr;  // where the kernels were when the last copy was asked for
   char* arrivals = nullptr;     // as large as Stream::staging, cut in the same halves
   cudaEvent_t arrivals_free[2] = {};

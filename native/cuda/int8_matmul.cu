@@ -91,15 +91,16 @@ struct Operands {
   const int8_t *a, *b;
   int64_t m, n, k;
   int row_tiles, column_tiles, stages;
-  bool packs;   // rows of a and b can be read by 16 bytes
   bool stores;  // rows of y can be written by 16 bytes
 };
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
-// 16 codes of a row into shared memory; zeros where there are none. `count`: how many there are.
-__device__ __forceinline__ void copy_chunk(int8_t* to, const int8_t* from, int64_t count, bool packs, const int8_t* base) {
-  if (packs) {
+// 16 codes of a row into shared memory; zeros where there are none. `count`: how many there are. kPacks: rows can be read by 16
+// bytes.
+template <bool kPacks>
+__device__ __forceinline__ void copy_chunk(int8_t* to, const int8_t* from, int count, const int8_t* base) {
+  if constexpr (kPacks) {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(count > 0 ? from : base), "r"(count > 0 ? 16 : 0) : "memory");
 #else
@@ -178,7 +179,7 @@ __device__ __forceinline__ void store_eight(T* to, const float (&values)[8]) {
   }
 }
 
-template <class T, int kWidth>
+template <class T, int kWidth, bool kPacks>
 __global__ void __launch_bounds__(kThreads, kWidth == 256 ? 1 : 2)
     product_kernel(const __grid_constant__ Operands of, const __grid_constant__ Factors factors, T* y) {
   using G = Tile<kWidth>;
@@ -188,22 +189,30 @@ __global__ void __launch_bounds__(kThreads, kWidth == 256 ? 1 : 2)
 
   // What is loaded next: `ahead` tiles and steps before what is multiplied.
   int next_tile = static_cast<int>(blockIdx.x), next_step = 0, next_slot = 0;
-  int64_t next_row = 0, next_column = 0;
-  if (next_tile < tiles) tile_at(of, next_tile, G::kColumns, next_row, next_column);
   const int load_row = static_cast<int>(threadIdx.x) / G::kRowChunks, load_chunk = static_cast<int>(threadIdx.x) % G::kRowChunks;
+  int rows_left = 0, columns_left = 0;  // of the tile, from this thread's first ones on
+  const int8_t *next_a = of.a, *next_b = of.b;
+  const auto begin_tile = [&] {
+    if (next_tile >= tiles) return;
+    int64_t row, column;
+    tile_at(of, next_tile, G::kColumns, row, column);
+    rows_left = static_cast<int>(min(of.m - row, int64_t{kRows})) - load_row;
+    columns_left = static_cast<int>(min(of.n - column, int64_t{G::kColumns})) - load_row;
+    next_a = of.a + (row + load_row) * of.k + load_chunk * 16;
+    next_b = of.b + (column + load_row) * of.k + load_chunk * 16;
+  };
+  begin_tile();
   const auto load = [&](int first, int last) {
     if (next_tile >= tiles) return;
-    const int64_t at = int64_t{next_step} * G::kStep + load_chunk * 16;
+    const int64_t at = int64_t{next_step} * G::kStep;
+    const int count = static_cast<int>(min(of.k - at, int64_t{G::kStep})) - load_chunk * 16;
 #pragma unroll
     for (int pass = first; pass < last; ++pass) {
-      const int line = pass * G::kPassRows + load_row;
       const bool of_a = pass * G::kPassRows < kRows;
-      const int row = of_a ? line : line - kRows;
-      const int64_t from = (of_a ? next_row : next_column) + row;
-      const int8_t* base = of_a ? of.a : of.b;
+      const int down = of_a ? pass * G::kPassRows : pass * G::kPassRows - kRows, row = down + load_row;
       const int chunk = load_chunk ^ (of_a ? G::turn_a(row) : G::turn_b(row));
-      copy_chunk(stages + next_slot * G::kStageBytes + line * G::kStep + chunk * 16, base + from * of.k + at,
-                 from < (of_a ? of.m : of.n) ? of.k - at : 0, of.packs, base);
+      copy_chunk<kPacks>(stages + next_slot * G::kStageBytes + (pass * G::kPassRows + load_row) * G::kStep + chunk * 16,
+                         (of_a ? next_a : next_b) + down * of.k + at, down < (of_a ? rows_left : columns_left) ? count : 0, of_a ? of.a : of.b);
     }
   };
   const auto loaded = [&] {
@@ -212,7 +221,7 @@ __global__ void __launch_bounds__(kThreads, kWidth == 256 ? 1 : 2)
     if (++next_step < steps) return;
     next_step = 0;
     next_tile += gridDim.x;
-    if (next_tile < tiles) tile_at(of, next_tile, G::kColumns, next_row, next_column);
+    begin_tile();
   };
 
   const int row_a = warp_row + lane % 16, eighth = lane % 8;
@@ -309,7 +318,7 @@ __global__ void __launch_bounds__(kThreads, kWidth == 256 ? 1 : 2)
   }
 }
 
-template <class T, int kWidth>
+template <class T, int kWidth, bool kPacks>
 int32_t multiply_tiles(const KernelArgs* args, Operands of, const Factors& factors, T* y) {
   using G = Tile<kWidth>;
   const Stream& stream = stream_of(args);
@@ -319,7 +328,7 @@ int32_t multiply_tiles(const KernelArgs* args, Operands of, const Factors& facto
   of.stages = static_cast<int>(stages < 2 ? 2 : stages > 4 ? 4 : stages);
   const int bytes = of.stages * G::kStageBytes;
   const int64_t tiles = int64_t{of.row_tiles} * of.column_tiles, most = int64_t{stream.multiprocessors} * kBlocks;
-  const auto kernel = product_kernel<T, kWidth>;
+  const auto kernel = product_kernel<T, kWidth, kPacks>;
   if (const cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return report(args, code);
   kernel<<<static_cast<unsigned>(tiles < most ? tiles : most), kThreads, static_cast<size_t>(bytes), stream.stream>>>(of, factors, y);
   return launched(args);
@@ -411,13 +420,14 @@ int32_t int8_matmul(const KernelArgs* args) {
     factors.zeros_one = zeros.numel == 1;
   }
   Operands of{a.as<const int8_t>(), b.as<const int8_t>(), m, n, k, static_cast<int>((m + kRows - 1) / kRows), 0, 0};
-  of.packs = k % 16 == 0 && aligned16(a.data) && aligned16(b.data);
+  const bool packs = k % 16 == 0 && aligned16(a.data) && aligned16(b.data);
   of.stores = n % 8 == 0 && aligned16(y.data);
   const bool wide = use_wide_tiles(args, m, n);
   const auto launch = [&](auto tag) {
     using T = typename decltype(tag)::Type;
-    if (of.packs && of.stores && trial_rows(m)) return multiply_by_library(args, of, factors, y.as<T>(), sums_workspace(args));
-    return wide ? multiply_tiles<T, 256>(args, of, factors, y.as<T>()) : multiply_tiles<T, 128>(args, of, factors, y.as<T>());
+    if (packs && of.stores && trial_rows(m)) return multiply_by_library(args, of, factors, y.as<T>(), sums_workspace(args));
+    if (!packs) return multiply_tiles<T, 128, false>(args, of, factors, y.as<T>());
+    return wide ? multiply_tiles<T, 256, true>(args, of, factors, y.as<T>()) : multiply_tiles<T, 128, true>(args, of, factors, y.as<T>());
   };
   if (y.dtype == DType::kF16) return launch(Tag<__half>{});
   if (y.dtype == DType::kBF16) return launch(Tag<__nv_bfloat16>{});

@@ -108,7 +108,8 @@ int32_t check_faults(Stream& at, char* error) {
 }
 
 int32_t synchronize(void* stream, char* error) {
-  LF_TRY("synchronize", cudaStreamSynchronize(self(stream).copies->pages));
+  LF_TRY("synchronize", cudaStreamSynchronize(self(stream).copies->leaving));
+  LF_TRY("synchronize", cudaStreamSynchronize(self(stream).copies->arriving));
   return check_faults(self(stream), error);
 }
 
@@ -148,7 +149,7 @@ int32_t recover(void* from, char* error) {
     if (queue) LF_TRY("the device cannot be used any more", cudaStreamSynchronize(queue));
   }
   LF_TRY("the device cannot be used any more", cudaMemsetAsync(at.faults, 0, sizeof(FaultRecord), at.stream));
-  for (cudaStream_t stream : {at.copies->inputs, at.copies->pages, at.stream}) {
+  for (cudaStream_t stream : {at.copies->inputs, at.copies->leaving, at.copies->arriving, at.stream}) {
     LF_TRY("the device cannot be used any more", cudaStreamSynchronize(stream));
   }
   return kOk;

@@ -1,8 +1,10 @@
 // Checkpointing and offloading on every device: the losses of a plain run on it, bit for bit, with fewer bytes. On a GPU pages
 // move beside the kernels: many are launched between the beginning of a copy and the first that must come after it.
 import { checkpointing } from '../../lib/techniques/checkpointing'
+import { delayedUpdate } from '../../lib/techniques/delayed_update'
 import { offload } from '../../lib/techniques/offload'
 import type { Technique } from '../../lib/techniques/technique'
+import { updateInBackward } from '../../lib/techniques/update_in_backward'
 import { getDevice } from '../../lib/tensor/device'
 import { testDevices } from '../support/devices'
 import { collectGarbage } from '../support/garbage'
@@ -23,6 +25,8 @@ async function run(device: string, techniques: Technique[]) {
   }
   model.dispose()
   optimizer.dispose()
+  // What waits for a step that does not come.
+  techniques.find(({ name }) => name === 'delayed_update')?.load!({ tensors: new Map() })
   const end = await getDevice(device).synchronize()
   expect(end.liveBytes).toBe(before)
   expect(getDevice(device).program().liveBytes).toBe(begins)
@@ -54,6 +58,18 @@ describe.each(testDevices().map(({ name }) => name))('%s', (device) => {
     const planned = await run(device, [checkpointing.create({ policy: 'optimal', budget: String(budget) })])
     expect(planned.losses).toEqual(plain.losses)
     expect(planned.begins + planned.peak).toBeLessThanOrEqual(budget)
+  })
+
+  test('late updates in the backward pass, with offloaded moments: the bits of updates after it', async () => {
+    const place = device === 'cpu' ? 'disk' : 'host'
+    const state = () => offload.create({ state: place, piece: '32KiB' })
+    const late = () => delayedUpdate.create({ from: 0 })
+    const plain = await run(device, [late()])
+    const after = await run(device, [state(), late()])
+    const within = await run(device, [state(), late(), updateInBackward.create()])
+    for (const { losses } of [after, within]) expect(losses).toEqual(plain.losses)
+    expect(within.copies).toBe(after.copies)
+    if (process.env.GPUSIM_HOME && device !== 'cpu') expect(within.beside).toBeGreaterThan(100)
   })
 
   test('every placement of an offloaded step fails once, in the host\'s memory too: a coded error, and the next step works', async () => {
