@@ -103,6 +103,7 @@ export {
   type DistillationWeights,
 } from './techniques/distil'
 export { gateScores, layerScores, pruneMagnitude, shrink } from './techniques/prune'
+export { hessianGradient, pruneAtStart, snipScores } from './techniques/snip'
 export { gptq, quantiseGptq, type GptqOptions } from './techniques/gptq'
 export { quantise, roundActivations, smoothingFactors, type QuantiseOptions } from './techniques/quantise'
 export { addQat, exportQat } from './techniques/qat'

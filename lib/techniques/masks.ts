@@ -134,11 +134,15 @@ export class Masks {
 
   /** Masks that keep the `keep` weights with the largest |w| of all matrices together, or of each one; of the kept ones alone. */
   pruneByMagnitude(keepOf: number | ReadonlyMap<string, number>): Promise<void> | void {
-    const scores = (name: string) => {
+    return this.pruneBy((name) => {
       const size = abs(this.parameters.get(name)!.tensor)
       const mask = this.masks.get(name)
       return mask ? among(mask, cast(size, 'f32')) : cast(size, 'f32')
-    }
+    }, keepOf)
+  }
+
+  /** Masks that keep the weights with the largest scores, f32 tensors like the matrices. */
+  pruneBy(scores: (name: string) => Tensor, keepOf: number | ReadonlyMap<string, number>): Promise<void> | void {
     if (typeof keepOf !== 'number') {
       for (const [name, count] of keepOf) noGrad(() => scope(() => this.set(name, keepLargest(scores(name), count), count)))
       return

@@ -96,5 +96,6 @@ test('what makes no sense is refused', async () => {
   await refused(pruneCommand({ run: at('base'), out: at('base'), heads: 1 }), /is the run itself/)
   await refused(pruneCommand({ run: at('base'), out: at('x'), heads: 1, batches: 0 }), /judged on batches/)
   await refused(quantiseCommand({ run: at('base'), out: at('x'), bits: '3' }), /--bits/)
+  await refused(quantiseCommand({ run: at('base'), out: at('x'), method: 'gptq', batches: 0 }), /--method gptq/)
   await expect(pruneCommand({ run: at('base'), out: at('x'), heads: 9, device: 'cpu', evalTokens: 64 })).rejects.toMatchObject({ code: 'ERR_ARGUMENT' })
 }, 120_000)
