@@ -46,9 +46,9 @@ export function decayGroups(parameters: Map<string, Parameter>, weightDecay: num
 /** State that is away between updates, which are made in pieces then. */
 export interface StatePaging {
   pager: Pager
-  /** Bytes of the parameters of a piece, which has at least one parameter. */
+  /** Bytes of the parameters of a piece, which has at least one parameter. Its gradients are released after its update. */
   pieceBytes: number
-  /** Whether gradients are away until their piece's turn, and released after it. */
+  /** Whether gradients are away until their piece's turn. */
   gradients: boolean
 }
 
@@ -171,15 +171,18 @@ export abstract class Optimizer {
 
   private updateInPieces(named: [string, Parameter][], { pager, pieceBytes, gradients }: StatePaging, update: (piece: [string, Parameter][]) => void): void {
     if (gradients) for (const [, parameter] of named) pager.pageOut(parameter.grad!)
-    const pieces = inPieces(named, Math.floor(pieceBytes / 4))
+    const most = Math.floor(pieceBytes / 4)
+    // The large ones last: then the gradients before them have made room for their state.
+    const pieces = [...inPieces(named.filter(([, { tensor }]) => tensor.size <= most), most), ...inPieces(named.filter(([, { tensor }]) => tensor.size > most), most)]
     const states = (piece: [string, Parameter][]) => piece.flatMap(([name]) => [...this.slotsOf(name).values()])
     for (const [i, piece] of pieces.entries()) {
       const next = pieces[i + 1] ?? []
-      for (const state of states(next)) pager.prefetch(state)
+      // What is larger than a piece should not be there any longer than it has to.
+      if (next[0]?.[1].tensor.size <= most) for (const state of states(next)) pager.prefetch(state)
       if (gradients) for (const [, parameter] of next) pager.prefetch(parameter.grad!)
       update(piece)
       for (const state of states(piece)) pager.pageOut(state)
-      if (gradients) for (const [, parameter] of piece) parameter.zeroGrad()
+      for (const [, parameter] of piece) parameter.zeroGrad()
     }
   }
 

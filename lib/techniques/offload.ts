@@ -1,7 +1,8 @@
 // Offloading: what training keeps but does not need at the moment is moved out of the device's memory, to a file in a folder of
 // your choice or, from a GPU, to the host's memory, and comes back in time: it is written by a thread of its own, and read
 // ahead while the device computes. The numbers are the same bit for bit.
-//   state        of the optimiser, which is then updated piece by piece (Ren et al., ZeRO-Offload, arXiv 2101.06840)
+//   state        of the optimiser, which is then updated piece by piece (Ren et al., ZeRO-Offload, arXiv 2101.06840); on the CPU
+//                in the file's own pages, which are mapped for the update
 //   gradients    of each layer, from its backward pass to the update. Clipping looks at all of them together once.
 //   activations  what the tape holds of each layer (Rajbhandari et al., ZeRO-Infinity, arXiv 2104.07857)
 // The file has no name while it is open, so nothing is left of it after a crash. Every step writes what it moves, which wears

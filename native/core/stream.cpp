@@ -183,14 +183,15 @@ bool Stream::place(Storage* storage) {
 
 void Stream::forget_place(Storage* storage) {
   if (!storage->data) return;
+  void* block = storage->block ? storage->block : storage->data;
   if (storage->copying.end) {
-    arena_.retire(storage->data);
-    leave(storage->data, std::move(storage->copying));
+    arena_.retire(block);
+    leave(block, std::move(storage->copying));
     storage->copying = {};
   } else {
-    give_back(storage->data, storage->region == region_ && storage->branch == branch_ && !storage->shared);
+    give_back(block, storage->region == region_ && storage->branch == branch_ && !storage->shared);
   }
-  storage->data = nullptr;
+  storage->data = storage->block = nullptr;
   placed_.back()->placed_at = storage->placed_at;
   placed_[storage->placed_at] = placed_.back();
   placed_.pop_back();
@@ -239,7 +240,7 @@ void Stream::verify_guards(const Work& work, void* workspace) {
   auto verify_all = [&](const char* kind, const std::vector<Operand>& operands) {
     for (size_t i = 0; i < operands.size(); ++i) {
       const Storage* storage = operands[i].storage;
-      if (!storage || !storage->data) continue;
+      if (!storage || !storage->data || storage->block) continue;
       verify(kind + std::to_string(i) + ", " + view_text(operands[i].view), storage->data, storage->bytes);
     }
   };
@@ -460,7 +461,7 @@ void Stream::read(const Operand& source, void* host, Done done) {
   call([this, source, host, done = std::move(done)]() mutable {
     const int64_t bytes = source.view.numel * dtype_size(source.view.dtype);
     StreamError error = error_;
-    if (!error.code && bytes && source.storage->page) {
+    if (!error.code && bytes && source.storage->page && !source.storage->data) {
       const auto& pager = source.storage->pager;
       if (!pager->load(source.storage->page, host, source.offset, bytes)) fail(kIo, pager->error(), "free some space on that disk");
       return done(error_, stats_here());

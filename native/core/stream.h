@@ -38,8 +38,9 @@ struct Storage {
   size_t placed_at = 0;        // position in the stream's list of live storages
   const char* origin = "";  // the operator that made it
   TensorView view{};        // its shape when made, for error texts
-  std::shared_ptr<Pager> pager;  // while it is paged out, with the page
+  std::shared_ptr<Pager> pager;  // while it is paged out or `data` is a mapped page, with the page
   Pager::Page* page = nullptr;
+  void* block = nullptr;  // its place in the arena, where `data` is a mapped page
   void* ahead = nullptr;  // held memory that the page's contents are on their way to
   Copying copying;        // to `ahead`, to `data` or from it
   int32_t branch = 0;     // that filled it, if `region` is the stream's; see Stream::enter_branch
@@ -159,6 +160,7 @@ class Stream {
   void leave(void* held, Copying copying);  // the memory is nobody's, but in use until the copy's end
   bool free_first_leaving();
   bool cancel_latest_arrival();
+  bool maps() const;
   void arrive_ahead(Storage* storage);
   bool prepare_read(const Operand& source);  // brings it here; false: it is not computed, or the stream has failed
   static void transfer_to_peer(Stream& from, const Operand& source, Stream& to, Storage* target);

@@ -6,12 +6,24 @@
 namespace lf {
 namespace {
 constexpr int64_t kLeavingShare = 4;  // at most a quarter of the slabs waits for copies
+constexpr char kDiskHint[] = "free some space on that disk, then go on with --resume";
 }
 
 void Stream::page_out(Storage* storage, std::shared_ptr<Pager> pager) {
   call([this, storage, pager = std::move(pager)] {
     if (error_.code || !storage->data) return;
     if (!backend_) {
+      storage->pager = pager;
+      return forget_place(storage);
+    }
+    if (storage->block) {  // the file has it already
+      storage->pager->unmap(storage->page);
+      return forget_place(storage);
+    }
+    if (!copies_ && pager->to_file()) {
+      storage->page = pager->write(storage->data, storage->bytes, host_memory_);
+      if (!storage->page) return fail(kIo, pager->error(), kDiskHint);
+      Pager::give_up(storage->data, storage->bytes);
       storage->pager = pager;
       return forget_place(storage);
     }
@@ -48,11 +60,14 @@ void Stream::page_in(Storage* storage) {
 
 void Stream::prefetch(Storage* storage) {
   call([this, storage] {
-    if (error_.code || !storage->page) return;
-    storage->pager->prefetch(storage->page);
+    if (error_.code || !storage->page || storage->data) return;
+    storage->pager->prefetch(storage->page, maps());
     if (copies_ && !storage->pager->to_file()) arrive_ahead(storage);
   });
 }
+
+// Whether a file's pages can be used in their place.
+bool Stream::maps() const { return !copies_ && !check_guards_; }
 
 // From the host's memory to memory that nothing else needs now.
 void Stream::arrive_ahead(Storage* storage) {
@@ -74,6 +89,7 @@ void Stream::arrive_ahead(Storage* storage) {
 
 // false: the stream has failed.
 bool Stream::bring_back(Storage* storage) {
+  if (storage->data) return true;
   if (step_.recording()) run_listed();  // what is listed may still use the memory that it gets
   if (storage->ahead) {
     if (fail_now() || !arena_.adopt(storage->ahead)) {
@@ -94,6 +110,15 @@ bool Stream::bring_back(Storage* storage) {
     out_of_memory("offload", storage->bytes);
     return false;
   }
+  if (backend_ && maps() && storage->pager->to_file()) {
+    // Its place is kept, so that the bytes in use are those of a device that reads the file, but nothing is in it.
+    Pager::give_up(storage->data, storage->bytes);
+    if (void* mapped = storage->pager->map(storage->page)) {
+      storage->block = storage->data;
+      storage->data = mapped;
+      return true;
+    }
+  }
   const std::shared_ptr<Pager> pager = std::move(storage->pager);
   storage->pager.reset();
   if (!backend_) return true;
@@ -111,7 +136,7 @@ bool Stream::bring_back(Storage* storage) {
     code = kIo;
   }
   pager->drop(page);
-  if (code == kIo) fail(kIo, pager->error(), "free some space on that disk, then go on with --resume");
+  if (code == kIo) fail(kIo, pager->error(), kDiskHint);
   else if (code) fail(kKernel, text);
   return !code;
 }

@@ -108,7 +108,8 @@ describe.each(testDevices().map(({ name }) => name))('%s', (device) => {
     }
     expect(failures).toBeGreaterThan(60)
     expect([...messages].join()).toMatch(/_backward:/)
-    expect([...messages]).toEqual(expect.arrayContaining(['write:', 'offload:', `offload: the host has no${device === 'cpu' ? '' : ' page-locked'}`]))
+    // The CPU writes to the file from where the numbers are.
+    expect([...messages]).toEqual(expect.arrayContaining(['write:', 'offload:', ...(device === 'cpu' ? [] : ['offload: the host has no page-locked'])]))
     model.dispose()
     optimizer.dispose()
   }, 300_000)
