@@ -52,6 +52,8 @@ export class Attention extends Module<[x: Tensor, inputs?: AttentionInputs]> {
   out: Linear
   /** Set by techniques; null: softmax attention. */
   kernel: AttentionKernel | null = null
+  /** Sees queries, keys and values, [batch, tokens, (heads + 2 kvHeads) * headWidth], before they are used. */
+  watch: ((qkv: Tensor, options: AttentionKernelOptions) => void) | null = null
   /** Set by prefix tuning: keys and values before all others. */
   prefix: Prefix | null = null
   readonly heads: number
@@ -114,6 +116,7 @@ export class Attention extends Module<[x: Tensor, inputs?: AttentionInputs]> {
       segments,
       dropout: this.training ? (this.options.dropout ?? 0) : 0,
     }
+    this.watch?.(qkv, options)
     return this.out.call(this.mix(qkv, cache ?? null, options), residual)
   }
 
@@ -140,7 +143,7 @@ export class Attention extends Module<[x: Tensor, inputs?: AttentionInputs]> {
   }
 
   /** q [batch, tokens, heads, headWidth], k and v [batch, tokens, kvHeads, headWidth]. */
-  protected splitHeads(qkv: Tensor): { q: Tensor; k: Tensor; v: Tensor } {
+  splitHeads(qkv: Tensor): { q: Tensor; k: Tensor; v: Tensor } {
     const [batch, tokens] = qkv.shape
     const counts = [this.heads, this.kvHeads, this.kvHeads]
     const parts = split(qkv, counts.map((count) => count * this.headWidth), 2)

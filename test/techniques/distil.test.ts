@@ -5,7 +5,7 @@ import { Bert } from '../../lib/models/bert'
 import { GPT } from '../../lib/models/gpt'
 import { mean, sum } from '../../lib/ops/reductions'
 import { randn } from '../../lib/ops/random'
-import { copyTeacher, cosineDistance, distil, distillation, distillationLoss, divergence, selectLayers } from '../../lib/techniques/distil'
+import { copyTeacher, cosineDistance, distil, distillation, distillationLoss, divergence, selectLayers, withRelations } from '../../lib/techniques/distil'
 import { Generator, seed } from '../../lib/tensor/random'
 import { scope } from '../../lib/tensor/scope'
 import { setRequiresGrad, tensor } from '../../lib/tensor/tensor'
@@ -108,6 +108,48 @@ test('a weight of 1 on the targets alone is the plain loss; evaluation is never 
   expect(await noGrad(() => student.loss(ids, targets)).item()).not.toBe(plain)
   student.eval()
   expect(await noGrad(() => student.loss(ids, targets)).item()).toBe(plain)
+})
+
+test.each([['causal', false], ['both ways, padded', true]] as const)('relations of the last layer, %s: 0 for the same layer, plain numbers otherwise; half the width has finite gradients', async (_, padded) => {
+  seed(7)
+  const build = (width: number, heads = 2) => {
+    const shape = { vocab: 9, context: 5, layers: 2, width, heads }
+    return padded ? new Bert(shape, { dtype: 'f64' }) : new GPT({ ...shape, positions: 'rotary' }, { dtype: 'f64' })
+  }
+  const ids = tensor(Int32Array.of(1, 2, 3, 4, 5, 6, 5, 4, 3, 2), [2, 5])
+  const targets = tensor(Int32Array.of(2, 3, 4, 5, -1, 5, 4, 3, -1, -1), [2, 5])
+  const inputs = padded ? { segments: tensor(Int32Array.of(0, 0, 0, 0, 0, 0, 0, 0, -1, -1), [2, 5]) } : {}
+  const loss = (student: GPT | Bert, teacher: GPT | Bert) => distillationLoss(student, teacher, { ids, targets, inputs }, { kd: 0, ce: 0, relations: 1 })
+  const [teacher, narrow] = [build(16), build(8)]
+  expect(Math.abs(await scope(() => noGrad(() => loss(teacher, teacher))).item())).toBeLessThan(1e-12)
+  // The same in plain numbers.
+  const relations = async (model: GPT | Bert) => {
+    const { attention, values } = scope(() => noGrad(() => withRelations(model, () => model.call(ids, inputs)).relations))
+    return [await attention.toFloat64(), await values.toFloat64()]
+  }
+  const [s, t] = [await relations(narrow), await relations(teacher)]
+  let expected = 0
+  const rows = padded ? [0, 1, 2, 3, 4, 5, 6, 7] : [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+  for (const kind of [0, 1]) {
+    for (const row of rows) {
+      for (const head of [0, 1]) {
+        const first = ((Math.floor(row / 5) * 2 + head) * 5 + (row % 5)) * 5
+        const seen = [0, 1, 2, 3, 4].filter((j) => (padded ? row < 5 || j < 3 : j <= row % 5))
+        const probabilities = (x: ArrayLike<number>) => {
+          const e = seen.map((j) => Math.exp(x[first + j]))
+          return e.map((value) => value / e.reduce((a, b) => a + b))
+        }
+        const [p, q] = [probabilities(t[kind]), probabilities(s[kind])]
+        expected += p.reduce((total, value, i) => total + value * Math.log(value / q[i]), 0) / 2 / rows.length
+      }
+    }
+  }
+  scope(() => backward(loss(narrow, teacher)))
+  expect(Math.abs((await scope(() => noGrad(() => loss(narrow, teacher))).item()) / expected - 1)).toBeLessThan(1e-6) // weights of rows are f32
+  const grad = await narrow.blocks[1].attention.qkv.weight.grad!.toFloat64()
+  expect(grad.every(Number.isFinite)).toBe(true)
+  expect(norm(grad)).toBeGreaterThan(1e-5)
+  expect(() => scope(() => loss(build(16, 4), teacher))).toThrow(/relations of 4 heads cannot be compared with those of 2/)
 })
 
 test('without a teacher the technique says so', async () => {

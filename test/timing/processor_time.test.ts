@@ -76,7 +76,7 @@ test('progressive layer dropping, 12 layers at theta 0.5: steps take 20 to 27 % 
   const whole = training(shape, 4)
   const dropped = training(shape, 4, (model) => {
     const technique = progressiveLayerDropping.create({ gamma: 100 })
-    technique.setup!({ model: model as never, optimizer: null as never, parameters: model.namedParameters(), steps: 10, schedule: () => 1e-3, clip: 1 })
+    technique.setup!({ model: model as never, optimizer: null as never, parameters: model.namedParameters(), steps: 10, schedule: () => 1e-3, clip: 1, techniques: new Set<string>() })
     technique.step!(() => {}, { step: 5 } as never)
   })
   // 3.25 of 12 layers are left out on average, 27.1 %.
