@@ -1,8 +1,8 @@
 // The baselines of a GPU, each beside what it is measured against:
 //
-//   npm run bench -- gpu [gemm|int8|attention|branches|crossover|optimizers|checkpointing|steps ...] [--device cuda:0] [--quick] [--no-compile]
+//   npm run bench -- gpu [gemm|int8|attention|branches|crossover|optimizers|checkpointing|steps ...] [--device cuda:0] [--quick] [--no-compile] [--check]
 //
-// The ceilings come first: copy bandwidth and the best product of each format on this GPU; the rest is also given as a share
+// --check fails where int8 at 4096 x 4096 x 4096 has less than 1.4 of the rate of bf16. The ceilings come first: copy bandwidth and the best product of each format on this GPU; the rest is also given as a share
 // of them. Writes bench/results/gpu.json. LEANFORMER_PYTHON names a Python with PyTorch for the whole steps; without it they
 // stand alone.
 import { spawnSync } from 'node:child_process'
@@ -43,6 +43,7 @@ const { values, positionals } = parseArgs({
     device: { type: 'string', default: 'cuda:0' },
     quick: { type: 'boolean', default: false },
     'no-compile': { type: 'boolean', default: false },
+    check: { type: 'boolean', default: false },
     // Started by this program itself, where a format is a setting of the whole process.
     child: { type: 'string' },
   },
@@ -129,16 +130,14 @@ if (wants('int8')) {
     const [a, b] = scope(() => [x, w].map((each) => quantizeRows(each)).map(({ codes, scales }) => ({ codes: keep(codes), scales: keep(scales) })))
     const seconds = async (body: () => Tensor, op: string) => await deviceSeconds(device, () => noGrad(body), { only: [op], repeats: 25 })
     const bf16 = await seconds(() => matmul(x, w, { transposeB: true }), 'matmul')
-    for (const chunks of ['', '1', '2', '4', '8']) {
-      if (chunks) process.env.LEANFORMER_INT8_CHUNKS = chunks
-      const int8 = await seconds(() => int8Matmul(a, b, { outDType: 'bf16' }), 'int8_matmul')
-      const rate = (time: number) => (2 * n ** 3) / time / 1e12
-      rows.push({ chunks, shape: `${n}x${n}x${n}`, bf16_us: bf16 * 1e6, int8_us: int8 * 1e6, bf16_tflops: rate(bf16), int8_tops: rate(int8), int8_by_bf16: bf16 / int8 })
-    }
-    delete process.env.LEANFORMER_INT8_CHUNKS
+    const int8 = await seconds(() => int8Matmul(a, b, { outDType: 'bf16' }), 'int8_matmul')
+    const rate = (time: number) => (2 * n ** 3) / time / 1e12
+    rows.push({ shape: `${n}x${n}x${n}`, bf16_us: bf16 * 1e6, int8_us: int8 * 1e6, bf16_tflops: rate(bf16), int8_tops: rate(int8), int8_by_bf16: bf16 / int8 })
     dispose(x, w, ...[a, b].flatMap(({ codes, scales }) => [codes, scales]))
   }
   table('int8', rows)
+  const square = rows.find(({ shape }) => shape === '4096x4096x4096')
+  if (values.check && square && Number(square.int8_by_bf16) < 1.4) throw new Error(`int8 at 4096 has ${square.int8_by_bf16} of the rate of bf16, needs 1.4`)
 }
 
 if (wants('attention')) {

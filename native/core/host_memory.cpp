@@ -1,6 +1,9 @@
 #include "core/host_memory.h"
 
 namespace lf {
+namespace {
+constexpr int64_t kMostLeaving = int64_t{256} << 20;
+}
 
 HostMemory::HostMemory(const Backend* backend, int device_index)
     : copies_(backend ? backend->copies : nullptr),
@@ -11,8 +14,12 @@ HostMemory::HostMemory(const Backend* backend, int device_index)
 std::shared_ptr<HostMemory::Block> HostMemory::allocate(int64_t bytes) {
   std::lock_guard lock(mutex_);
   while (!leaving_.empty() && copies_->reached(leaving_.front().copy.get())) free_first();
-  while (!leaving_.empty() && !arena_.fits(bytes) && wait(leaving_.front().copy)) free_first();
+  while (leaving_bytes_ > kMostLeaving && !arena_.fits(bytes) && wait(leaving_.front().copy)) free_first();
   char* data = static_cast<char*>(arena_.allocate(bytes));
+  while (!data && !leaving_.empty() && wait(leaving_.front().copy)) {
+    free_first();
+    data = static_cast<char*>(arena_.allocate(bytes));
+  }
   return data ? std::shared_ptr<Block>(new Block{this, data, nullptr}) : nullptr;
 }
 
@@ -23,11 +30,13 @@ bool HostMemory::wait(const Ticket& copy) {
 
 void HostMemory::release(Block& block) {
   std::lock_guard lock(mutex_);
-  if (block.copy) leaving_.push_back({block.data, std::move(block.copy)});
-  else arena_.release(block.data);
+  if (!block.copy) return arena_.release(block.data);
+  leaving_.push_back({block.data, std::move(block.copy)});
+  leaving_bytes_ += arena_.asked(block.data);
 }
 
 void HostMemory::free_first() {
+  leaving_bytes_ -= arena_.asked(leaving_.front().data);
   arena_.release(leaving_.front().data);
   leaving_.pop_front();
 }

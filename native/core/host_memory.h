@@ -27,7 +27,8 @@ class HostMemory {
   };
 
   HostMemory(const Backend* backend, int device_index);
-  // nullptr: there is none left. Waits for copies that are over soon rather than taking another slab.
+  // nullptr: there is none left. Waits for copies that are over soon rather than taking another slab, once those that are not
+  // over have many bytes: a stream whose thread waits for its device cannot be ahead of it.
   std::shared_ptr<Block> allocate(int64_t bytes);
   // Until the copy is over. false: the device is in trouble.
   bool wait(const Ticket& copy);
@@ -45,6 +46,7 @@ class HostMemory {
     Ticket copy;
   };
   std::deque<Leaving> leaving_;  // nobody's, but a copy may still use them
+  int64_t leaving_bytes_ = 0;
 };
 
 }  // namespace lf

@@ -1,20 +1,24 @@
-// int8_matmul: Y = A B^T on int8 codes with sums in i32 (native/ops/int8_matmul.cpp). A block of 8 warps owns 128 x 128 numbers
-// of Y, a warp 64 x 32 of them: 4 x 4 tiles of mma m16n8k32 (s8, from sm_80; before, the same numbers by dp4a). 64 codes of k
-// at a time go through two buffers in shared memory by cp.async, rows 80 bytes apart, so that the words of a fragment lie in
-// different banks. 40 KB of shared memory and 128 registers: 2 blocks an SM. Bound by multiply-adds.
-// With zero points the row sums of B come first, one warp a row.
+// int8_matmul: Y = A B^T on int8 codes with sums in i32 (native/ops/int8_matmul.cpp). From 2^30 products on, where rows are
+// multiples of 16 codes and of 8 numbers, cuBLASLt makes the sums, at most 64 MiB at a time, and factors_kernel the numbers: sums are
+// exact, so the bits are the same. Measured on an H200: 144 us of 4096 x 4096 x 4096 to bf16 (194 us in bf16), our own kernel 280.
+//
+// product_kernel, for the rest: a block of 8 warps makes tiles of 128 x 128 numbers of Y, a warp 64 x 32 of them: 4 x 4 tiles of
+// mma m16n8k32 (s8, from sm_80; before, the same numbers by dp4a). 64 codes of k at a time go through up to four buffers in
+// shared memory by cp.async, on from one tile to the next, and come from there by ldmatrix. Rows of B are dealt out so that
+// a lane has 8 columns of Y side by side. 64 KB of shared memory and 128 registers: 2 blocks an SM (1 where
+// rows are no multiples of 16 codes). Bound by multiply-adds.
+// factors_kernel: a thread owns 4 columns of 8 rows. Bound by bytes; it begins with the sums that were written last, which are
+// still in the L2 cache. With zero points the row sums of B come first, one warp a row.
 //
 // quantize_rows: a block owns a row, which it reads twice: for its largest magnitude, and (from cache) for the codes. Bound
 // by bytes.
-#include <cstdlib>
-
 #include "cuda/kernel.cuh"
 #include "cuda/library.h"
 
 namespace lf::cuda {
 namespace {
 
-constexpr int kThreads = 256, kRows = 128, kGroup = 16;
+constexpr int kThreads = 256;
 
 // --- codes of rows -------------------------------------------------------------------------------------------------------
 
@@ -73,19 +77,22 @@ __global__ void __launch_bounds__(kThreads) row_sums_kernel(const int8_t* b, int
   if (threadIdx.x % 32 == 0) sums[row] = sum;
 }
 
-// A block of 8 warps makes tiles of 128 x kColumns numbers, kStep codes of k at a time.
-template <int kWidth>
-struct Tile {
-  static constexpr int kColumns = kWidth, kStep = kWidth == 256 ? 128 : 64, kParts = kStep / 32;
-  static constexpr int kWarpColumns = kColumns / 4, kAcross = kWarpColumns / 8;
-  static constexpr int kRowChunks = kStep / 16, kPassRows = kThreads / kRowChunks, kPasses = (kRows + kColumns) / kPassRows;
-  static constexpr int kStageBytes = (kRows + kColumns) * kStep;
-  static constexpr bool kAhead = kWidth == 256;  // fragments are fetched a part before they are multiplied: one block an SM
-  // Chunks of 16 codes change places within their row, so that the rows that ldmatrix reads together (eight of A; of B
-  // 0, 1, 8, 9, 16, 17, 24, 25) have theirs in different banks.
-  static __device__ __forceinline__ int turn_a(int row) { return kStep == 128 ? row & 7 : row >> 1 & 3; }
-  static __device__ __forceinline__ int turn_b(int row) { return kStep == 128 ? (row & 1) | (row >> 2 & 6) : row >> 3 & 3; }
-};
+// What becomes of a sum.
+__device__ __forceinline__ float number_of(int32_t sum, int32_t zero, int32_t b_sum, float a, float b, const float* bias, int64_t at) {
+  const float value = __fmul_rn(__int2float_rn(sum - zero * b_sum), __fmul_rn(a, b));
+  return bias ? value + bias[at] : value;
+}
+
+// --- by our own kernel ---------------------------------------------------------------------------------------------------
+
+// Tiles of kSide x kSide numbers, kStep codes of k at a time; a step's rows of A, then of B, 16 codes a thread in each pass.
+constexpr int kSide = 128, kStep = 64, kGroup = 16;
+constexpr int kRowChunks = kStep / 16, kPassRows = kThreads / kRowChunks, kPasses = 2 * kSide / kPassRows, kStageBytes = 2 * kSide * kStep;
+
+// Chunks of 16 codes change places within their row, so that the rows that ldmatrix reads together (eight of A; of B 0, 1, 8,
+// 9, 16, 17, 24, 25) have theirs in different banks.
+__device__ __forceinline__ int turn_a(int row) { return row >> 1 & 3; }
+__device__ __forceinline__ int turn_b(int row) { return row >> 3 & 3; }
 
 struct Operands {
   const int8_t *a, *b;
@@ -102,7 +109,8 @@ template <bool kPacks>
 __device__ __forceinline__ void copy_chunk(int8_t* to, const int8_t* from, int count, const int8_t* base) {
   if constexpr (kPacks) {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(count > 0 ? from : base), "r"(count > 0 ? 16 : 0) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(count > 0 ? from : base), "r"(count > 0 ? 16 : 0)
+                 : "memory");
 #else
     *reinterpret_cast<uint4*>(to) = count > 0 ? *reinterpret_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
 #endif
@@ -160,12 +168,17 @@ __device__ __forceinline__ void multiply_add(int32_t (&c)[4], const uint32_t (&a
 
 // Row and column of a tile's first number: up to 16 tiles below one another, then the next ones to the right, so that the blocks
 // that run at a time share what they read.
-__device__ __forceinline__ void tile_at(const Operands& of, int tile, int columns, int64_t& row, int64_t& column) {
+__device__ __forceinline__ void tile_at(const Operands& of, int tile, int64_t& row, int64_t& column) {
   const int group = tile / (kGroup * of.column_tiles), first = group * kGroup;
   const int height = min(of.row_tiles - first, kGroup), rest = tile - first * of.column_tiles;
-  row = int64_t{first + rest % height} * kRows;
-  column = int64_t{rest / height} * columns;
+  row = int64_t{first + rest % height} * kSide;
+  column = int64_t{rest / height} * kSide;
 }
+
+template <class T>
+struct alignas(4 * sizeof(T)) Four {
+  T at[4];
+};
 
 template <class T>
 __device__ __forceinline__ void store_eight(T* to, const float (&values)[8]) {
@@ -179,43 +192,40 @@ __device__ __forceinline__ void store_eight(T* to, const float (&values)[8]) {
   }
 }
 
-template <class T, int kWidth, bool kPacks>
-__global__ void __launch_bounds__(kThreads, kWidth == 256 ? 1 : 2)
-    product_kernel(const __grid_constant__ Operands of, const __grid_constant__ Factors factors, T* y) {
-  using G = Tile<kWidth>;
+template <class T, bool kPacks>
+__global__ void __launch_bounds__(kThreads, kPacks ? 2 : 1) product_kernel(const __grid_constant__ Operands of, const __grid_constant__ Factors factors, T* y) {
   extern __shared__ __align__(128) int8_t stages[];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warp_row = warp % 2 * 64, warp_column = warp / 2 * G::kWarpColumns;
-  const int tiles = of.row_tiles * of.column_tiles, steps = of.k > 0 ? static_cast<int>((of.k + G::kStep - 1) / G::kStep) : 1;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warp_row = warp % 2 * 64, warp_column = warp / 2 * 32;
+  const int tiles = of.row_tiles * of.column_tiles, steps = of.k > 0 ? static_cast<int>((of.k + kStep - 1) / kStep) : 1;
 
-  // What is loaded next: `ahead` tiles and steps before what is multiplied.
+  // What is loaded next, of this tile or of the one after it.
   int next_tile = static_cast<int>(blockIdx.x), next_step = 0, next_slot = 0;
-  const int load_row = static_cast<int>(threadIdx.x) / G::kRowChunks, load_chunk = static_cast<int>(threadIdx.x) % G::kRowChunks;
+  const int load_row = static_cast<int>(threadIdx.x) / kRowChunks, load_chunk = static_cast<int>(threadIdx.x) % kRowChunks;
   int rows_left = 0, columns_left = 0;  // of the tile, from this thread's first ones on
   const int8_t *next_a = of.a, *next_b = of.b;
   const auto begin_tile = [&] {
     if (next_tile >= tiles) return;
     int64_t row, column;
-    tile_at(of, next_tile, G::kColumns, row, column);
-    rows_left = static_cast<int>(min(of.m - row, int64_t{kRows})) - load_row;
-    columns_left = static_cast<int>(min(of.n - column, int64_t{G::kColumns})) - load_row;
+    tile_at(of, next_tile, row, column);
+    rows_left = static_cast<int>(min(of.m - row, int64_t{kSide})) - load_row;
+    columns_left = static_cast<int>(min(of.n - column, int64_t{kSide})) - load_row;
     next_a = of.a + (row + load_row) * of.k + load_chunk * 16;
     next_b = of.b + (column + load_row) * of.k + load_chunk * 16;
   };
   begin_tile();
-  const auto load = [&](int first, int last) {
-    if (next_tile >= tiles) return;
-    const int64_t at = int64_t{next_step} * G::kStep;
-    const int count = static_cast<int>(min(of.k - at, int64_t{G::kStep})) - load_chunk * 16;
+  const auto load = [&] {
+    if (next_tile < tiles) {
+      const int64_t at = int64_t{next_step} * kStep;
+      const int count = static_cast<int>(min(of.k - at, int64_t{kStep})) - load_chunk * 16;
 #pragma unroll
-    for (int pass = first; pass < last; ++pass) {
-      const bool of_a = pass * G::kPassRows < kRows;
-      const int down = of_a ? pass * G::kPassRows : pass * G::kPassRows - kRows, row = down + load_row;
-      const int chunk = load_chunk ^ (of_a ? G::turn_a(row) : G::turn_b(row));
-      copy_chunk<kPacks>(stages + next_slot * G::kStageBytes + (pass * G::kPassRows + load_row) * G::kStep + chunk * 16,
-                         (of_a ? next_a : next_b) + down * of.k + at, down < (of_a ? rows_left : columns_left) ? count : 0, of_a ? of.a : of.b);
+      for (int pass = 0; pass < kPasses; ++pass) {
+        const bool of_a = pass * kPassRows < kSide;
+        const int down = pass * kPassRows % kSide, row = down + load_row;
+        const int chunk = load_chunk ^ (of_a ? turn_a(row) : turn_b(row));
+        copy_chunk<kPacks>(stages + next_slot * kStageBytes + (pass * kPassRows + load_row) * kStep + chunk * 16,
+                           (of_a ? next_a : next_b) + down * of.k + at, down < (of_a ? rows_left : columns_left) ? count : 0, of_a ? of.a : of.b);
+      }
     }
-  };
-  const auto loaded = [&] {
     commit_copies();
     next_slot = next_slot + 1 == of.stages ? 0 : next_slot + 1;
     if (++next_step < steps) return;
@@ -226,182 +236,167 @@ __global__ void __launch_bounds__(kThreads, kWidth == 256 ? 1 : 2)
 
   const int row_a = warp_row + lane % 16, eighth = lane % 8;
   const int row_b = warp_column + eighth / 2 * 8 + lane / 16 * 2 + eighth % 2;
-  const uint32_t from_a = shared_address(stages) + row_a * G::kStep, from_b = shared_address(stages) + (kRows + row_b) * G::kStep;
-  const int turn_a = G::turn_a(row_a), turn_b = G::turn_b(row_b);
-  uint32_t of_a[G::kAhead ? 2 : 1][4][4], of_b[G::kAhead ? 2 : 1][G::kAcross][2];
-  const auto fetch = [&](int slot, int part, int to) {
-    const uint32_t a = from_a + slot * G::kStageBytes + ((part * 2 + lane / 16) ^ turn_a) * 16;
-    const uint32_t b = from_b + slot * G::kStageBytes + ((part * 2 + lane / 8 % 2) ^ turn_b) * 16;
+  const uint32_t from_a = shared_address(stages) + row_a * kStep, from_b = shared_address(stages) + (kSide + row_b) * kStep;
+  uint32_t of_a[4][4], of_b[4][2];
+  const auto fetch = [&](int slot, int part) {
+    const uint32_t a = from_a + slot * kStageBytes + ((part * 2 + lane / 16) ^ turn_a(row_a)) * 16;
+    const uint32_t b = from_b + slot * kStageBytes + ((part * 2 + lane / 8 % 2) ^ turn_b(row_b)) * 16;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) load_matrices(a + i * 16 * G::kStep, of_a[to][i][0], of_a[to][i][1], of_a[to][i][2], of_a[to][i][3]);
+    for (int i = 0; i < 4; ++i) load_matrices(a + i * 16 * kStep, of_a[i][0], of_a[i][1], of_a[i][2], of_a[i][3]);
 #pragma unroll
-    for (int j = 0; j < G::kAcross; j += 2) {
-      load_matrices(b + (j / 4 * 32 + j % 4 * 2) * G::kStep, of_b[to][j][0], of_b[to][j][1], of_b[to][j + 1][0], of_b[to][j + 1][1]);
-    }
+    for (int j = 0; j < 4; j += 2) load_matrices(b + j * 2 * kStep, of_b[j][0], of_b[j][1], of_b[j + 1][0], of_b[j + 1][1]);
   };
 
-  for (int i = 0; i + 1 < of.stages; ++i) {
-    load(0, G::kPasses);
-    loaded();
-  }
+  for (int i = 0; i + 1 < of.stages; ++i) load();
   await_copies(of.stages - 2);
   __syncthreads();
-  if (G::kAhead) fetch(0, 0, 0);
   int slot = 0;
   for (int tile = static_cast<int>(blockIdx.x); tile < tiles; tile += static_cast<int>(gridDim.x)) {
-    int32_t sums[4][G::kAcross][4] = {};
-    for (int step = 0; step < steps; ++step) {
-      const int after = slot + 1 == of.stages ? 0 : slot + 1;
-      const bool more = step + 1 < steps || tile + static_cast<int>(gridDim.x) < tiles;
+    int32_t sums[4][4][4] = {};
+    const auto multiply_parts = [&] {
 #pragma unroll
-      for (int part = 0; part < G::kParts; ++part) {
-        const int buffer = G::kAhead ? part % 2 : 0;
-        if (!G::kAhead) fetch(slot, part, 0);
-        if (part + 1 < G::kParts) {
-          if (G::kAhead) fetch(slot, part + 1, 1 - buffer);
-          constexpr int kShare = G::kPasses / (G::kParts - 1);
-          load(part * kShare, (part + 1) * kShare);
-          if (part + 2 == G::kParts) loaded();
-        } else {
-          await_copies(of.stages - 2);
-          __syncthreads();
-          if (G::kAhead && more) fetch(after, 0, 0);
-        }
+      for (int i = 0; i < 4; ++i) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-#pragma unroll
-          for (int j = 0; j < G::kAcross; ++j) multiply_add(sums[i][j], of_a[buffer][i], of_b[buffer][j]);
-        }
+        for (int j = 0; j < 4; ++j) multiply_add(sums[i][j], of_a[i], of_b[j]);
       }
-      slot = after;
+    };
+    for (int step = 0; step < steps; ++step) {
+      fetch(slot, 0);
+      load();
+      multiply_parts();
+      fetch(slot, 1);
+      await_copies(of.stages - 2);
+      __syncthreads();
+      multiply_parts();
+      slot = slot + 1 == of.stages ? 0 : slot + 1;
     }
 
-    // A lane has 8 columns that follow one another, in each of its rows and in each 32 columns.
     int64_t row, column;
-    tile_at(of, tile, G::kColumns, row, column);
+    tile_at(of, tile, row, column);
+    const int64_t at = column + warp_column + lane % 4 * 8;
+    float scales[8];
+    int32_t b_sums[8];
 #pragma unroll
-    for (int strip = 0; strip < G::kAcross / 4; ++strip) {
-      const int64_t at = column + warp_column + strip * 32 + lane % 4 * 8;
-      float scales[8], biases[8];
-      int32_t b_sums[8];
+    for (int c = 0; c < 8; ++c) {
+      const bool inside = at + c < of.n;
+      scales[c] = inside ? factors.b[factors.b_one ? 0 : at + c] : 0;
+      b_sums[c] = factors.zeros && inside ? factors.b_sums[at + c] : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int64_t r = row + warp_row + i * 8 + lane / 4;
+      if (r >= of.m || at >= of.n) continue;
+      const float scale = factors.a[factors.a_one ? 0 : r];
+      const int32_t zero = factors.zeros ? factors.zeros[factors.zeros_one ? 0 : r] : 0;
+      float values[8];
 #pragma unroll
       for (int c = 0; c < 8; ++c) {
-        const bool inside = at + c < of.n;
-        scales[c] = factors.b_one ? factors.b[0] : inside ? factors.b[at + c] : 0;
-        biases[c] = factors.bias && inside ? factors.bias[at + c] : 0;
-        b_sums[c] = factors.zeros && inside ? factors.b_sums[at + c] : 0;
+        const float* bias = at + c < of.n ? factors.bias : nullptr;
+        values[c] = number_of(sums[i / 2][c / 2][i % 2 * 2 + c % 2], zero, b_sums[c], scale, scales[c], bias, at + c);
+      }
+      T* to = y + r * of.n + at;
+      if (of.stores) {
+        store_eight(to, values);
+        continue;
       }
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int64_t r = row + warp_row + i * 8 + lane / 4;
-        if (r >= of.m) continue;
-        const float scale = factors.a[factors.a_one ? 0 : r];
-        const int32_t zero = factors.zeros ? factors.zeros[factors.zeros_one ? 0 : r] : 0;
-        float values[8];
-#pragma unroll
-        for (int c = 0; c < 8; ++c) {
-          const int32_t sum = sums[i / 2][strip * 4 + c / 2][i % 2 * 2 + c % 2] - zero * b_sums[c];
-          values[c] = __fmul_rn(__int2float_rn(sum), __fmul_rn(scale, scales[c]));
-          if (factors.bias) values[c] += biases[c];
-        }
-        T* to = y + r * of.n + at;
-        if (of.stores) {
-          if (at < of.n) store_eight(to, values);
-          continue;
-        }
-#pragma unroll
-        for (int c = 0; c < 8; ++c) {
-          if (at + c < of.n) to[c] = narrow<T>(values[c]);
-        }
+      for (int c = 0; c < 8; ++c) {
+        if (at + c < of.n) to[c] = narrow<T>(values[c]);
       }
     }
   }
 }
 
-template <class T, int kWidth, bool kPacks>
+template <class T, bool kPacks>
 int32_t multiply_tiles(const KernelArgs* args, Operands of, const Factors& factors, T* y) {
-  using G = Tile<kWidth>;
   const Stream& stream = stream_of(args);
-  of.column_tiles = static_cast<int>((of.n + G::kColumns - 1) / G::kColumns);
-  constexpr int kBlocks = kWidth == 256 ? 1 : 2;
-  const int64_t stages = stream.shared_bytes_per_block / kBlocks / G::kStageBytes;
+  of.row_tiles = static_cast<int>((of.m + kSide - 1) / kSide);
+  of.column_tiles = static_cast<int>((of.n + kSide - 1) / kSide);
+  const int64_t stages = stream.shared_bytes_per_block / 2 / kStageBytes;
   of.stages = static_cast<int>(stages < 2 ? 2 : stages > 4 ? 4 : stages);
-  const int bytes = of.stages * G::kStageBytes;
-  const int64_t tiles = int64_t{of.row_tiles} * of.column_tiles, most = int64_t{stream.multiprocessors} * kBlocks;
-  const auto kernel = product_kernel<T, kWidth, kPacks>;
+  const int bytes = of.stages * kStageBytes;
+  const int64_t tiles = int64_t{of.row_tiles} * of.column_tiles, most = int64_t{stream.multiprocessors} * 2;
+  const auto kernel = product_kernel<T, kPacks>;
   if (const cudaError_t code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return report(args, code);
   kernel<<<static_cast<unsigned>(tiles < most ? tiles : most), kThreads, static_cast<size_t>(bytes), stream.stream>>>(of, factors, y);
   return launched(args);
 }
 
-// Wide tiles read less, and are worth it once there is one for every multiprocessor.
-bool use_wide_tiles(const KernelArgs* args, int64_t m, int64_t n) {
-  const Stream& stream = stream_of(args);
-  return stream.shared_bytes_per_block >= 2 * Tile<256>::kStageBytes && (m + 127) / 128 * ((n + 255) / 256) >= stream.multiprocessors / 2;
+// --- by the library ------------------------------------------------------------------------------------------------------
+
+constexpr int64_t kLibraryProducts = int64_t{1} << 30, kMostSums = int64_t{1} << 24;
+constexpr int kFactorRows = 8;
+
+bool library_makes(int64_t m, int64_t n, int64_t k) { return k % 16 == 0 && n % 8 == 0 && m * n * k >= kLibraryProducts; }
+
+// Rows of Y whose sums are made at a time.
+int64_t rows_at_a_time(int64_t m, int64_t n) {
+  const int64_t most = kMostSums / n / 128 * 128;
+  return most < 128 ? 128 : most < m ? most : m;
 }
 
-// --- products by the library, then factors ------------------------------------------------------------------------------
-
-// Rows of y at a time: their sums stay in the L2 cache. TRIAL
-int64_t trial_rows(int64_t m) {
-  const char* set = std::getenv("LEANFORMER_INT8_CHUNKS");
-  if (!set) return 0;
-  return (m / std::atoi(set) + 127) / 128 * 128;
-}
-
+// Four numbers of y at a time, in [rows, n].
 template <class T>
-__global__ void __launch_bounds__(256) factors_kernel(const int32_t* sums, const __grid_constant__ Factors factors, int64_t first, int64_t rows, int64_t n, T* y) {
-  const int64_t at = (blockIdx.x * int64_t{256} + threadIdx.x) * 8;
+__global__ void __launch_bounds__(kThreads)
+    factors_kernel(const int32_t* sums, const __grid_constant__ Factors factors, int64_t first, int64_t rows, int64_t n, T* y) {
+  const int64_t at = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * 4, begin = int64_t{gridDim.x - 1 - blockIdx.x} * kFactorRows;
   if (at >= n) return;
-  float scales[8], biases[8];
-  int32_t b_sums[8];
+  int4 four[kFactorRows];
 #pragma unroll
-  for (int c = 0; c < 8; ++c) {
+  for (int i = 0; i < kFactorRows; ++i) {
+    if (begin + i < rows) four[i] = __ldcs(reinterpret_cast<const int4*>(sums + (begin + i) * n + at));
+  }
+  float scales[4];
+  int32_t b_sums[4];
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
     scales[c] = factors.b[factors.b_one ? 0 : at + c];
-    biases[c] = factors.bias ? factors.bias[at + c] : 0;
     b_sums[c] = factors.zeros ? factors.b_sums[at + c] : 0;
   }
-  for (int64_t i = blockIdx.y; i < rows; i += gridDim.y) {
-    const int64_t r = first + i;
-    const Pack<int32_t> low = load_pack(sums + i * n + at), high = load_pack(sums + i * n + at + 4);
+#pragma unroll
+  for (int i = 0; i < kFactorRows; ++i) {
+    if (begin + i >= rows) return;
+    const int64_t r = first + begin + i;
     const float scale = factors.a[factors.a_one ? 0 : r];
     const int32_t zero = factors.zeros ? factors.zeros[factors.zeros_one ? 0 : r] : 0;
-    float values[8];
+    const int32_t own[4] = {four[i].x, four[i].y, four[i].z, four[i].w};
+    Four<T> out;
 #pragma unroll
-    for (int c = 0; c < 8; ++c) {
-      const int32_t sum = (c < 4 ? low.at[c % 4] : high.at[c % 4]) - zero * b_sums[c];
-      values[c] = __fmul_rn(__int2float_rn(sum), __fmul_rn(scale, scales[c]));
-      if (factors.bias) values[c] += biases[c];
-    }
-    store_eight(y + r * n + at, values);
+    for (int c = 0; c < 4; ++c) out.at[c] = narrow<T>(number_of(own[c], zero, b_sums[c], scale, scales[c], factors.bias, at + c));
+    *reinterpret_cast<Four<T>*>(y + r * n + at) = out;
   }
 }
 
 template <class T>
 int32_t multiply_by_library(const KernelArgs* args, const Operands& of, const Factors& factors, T* y, int64_t own) {
-  const int64_t chunk = trial_rows(of.m);
-  auto* sums = reinterpret_cast<int32_t*>(static_cast<char*>(args->workspace) + own);
-  char* workspace = static_cast<char*>(args->workspace) + own + chunk * of.n * 4;
-  for (int64_t first = 0; first < of.m; first += chunk) {
+  const int64_t most = rows_at_a_time(of.m, of.n), bytes = most * of.n * 4;
+  char* workspace = static_cast<char*>(args->workspace) + own;
+  auto* sums = reinterpret_cast<int32_t*>(workspace);
+  for (int64_t first = 0; first < of.m; first += most) {
     Product p;
-    p.m = of.m - first < chunk ? of.m - first : chunk, p.n = of.n, p.k = of.k;
+    p.m = of.m - first < most ? of.m - first : most, p.n = of.n, p.k = of.k;
     p.lda = p.ldb = of.k, p.ldc = of.n;
     p.trans_b = true;
     p.dtype_ab = DType::kI8, p.dtype_c = DType::kI32;
     p.a = of.a + first * of.k, p.b = of.b, p.c = sums;
     bool done = false;
-    if (const int32_t code = multiply(args, p, workspace, args->workspace_bytes - own - chunk * of.n * 4, &done)) return code;
-    const dim3 grid(static_cast<unsigned>((of.n + 2047) / 2048), static_cast<unsigned>(p.m < 1024 ? p.m : 1024));
-    factors_kernel<T><<<grid, 256, 0, stream_of(args).stream>>>(sums, factors, first, p.m, of.n, y);
+    if (const int32_t code = multiply(args, p, workspace + bytes, args->workspace_bytes - own - bytes, &done)) return code;
+    const dim3 grid(static_cast<unsigned>((p.m + kFactorRows - 1) / kFactorRows), static_cast<unsigned>((p.n + 4 * kThreads - 1) / (4 * kThreads)));
+    factors_kernel<T><<<grid, kThreads, 0, stream_of(args).stream>>>(sums, factors, first, p.m, of.n, y);
+    if (const int32_t code = launched(args)) return code;
   }
-  return launched(args);
+  return kOk;
 }
+
+// --- the operator --------------------------------------------------------------------------------------------------------
 
 int64_t sums_workspace(const KernelArgs* args) { return args->inputs[4].present() ? (args->inputs[1].dim(0) * 4 + 255) / 256 * 256 : 0; }
 
 int64_t workspace(const KernelArgs* args) {
   const int64_t k = args->inputs[0].dim(-1), n = args->inputs[1].dim(0), m = n ? args->outputs[0].numel / n : 0;
-  return sums_workspace(args) + (trial_rows(m) ? trial_rows(m) * n * 4 + product_workspace(trial_rows(m), n, k, 1) : 0);
+  if (!library_makes(m, n, k)) return sums_workspace(args);
+  const int64_t rows = rows_at_a_time(m, n);
+  return sums_workspace(args) + rows * n * 4 + product_workspace(rows, n, k, 1);
 }
 
 int32_t int8_matmul(const KernelArgs* args) {
@@ -419,15 +414,12 @@ int32_t int8_matmul(const KernelArgs* args) {
     factors.b_sums = sums;
     factors.zeros_one = zeros.numel == 1;
   }
-  Operands of{a.as<const int8_t>(), b.as<const int8_t>(), m, n, k, static_cast<int>((m + kRows - 1) / kRows), 0, 0};
+  Operands of{a.as<const int8_t>(), b.as<const int8_t>(), m, n, k, 0, 0, 0, n % 8 == 0 && aligned16(y.data)};
   const bool packs = k % 16 == 0 && aligned16(a.data) && aligned16(b.data);
-  of.stores = n % 8 == 0 && aligned16(y.data);
-  const bool wide = use_wide_tiles(args, m, n);
   const auto launch = [&](auto tag) {
     using T = typename decltype(tag)::Type;
-    if (packs && of.stores && trial_rows(m)) return multiply_by_library(args, of, factors, y.as<T>(), sums_workspace(args));
-    if (!packs) return multiply_tiles<T, 128, false>(args, of, factors, y.as<T>());
-    return wide ? multiply_tiles<T, 256, true>(args, of, factors, y.as<T>()) : multiply_tiles<T, 128, true>(args, of, factors, y.as<T>());
+    if (packs && of.stores && library_makes(m, n, k)) return multiply_by_library(args, of, factors, y.as<T>(), sums_workspace(args));
+    return packs ? multiply_tiles<T, true>(args, of, factors, y.as<T>()) : multiply_tiles<T, false>(args, of, factors, y.as<T>());
   };
   if (y.dtype == DType::kF16) return launch(Tag<__half>{});
   if (y.dtype == DType::kBF16) return launch(Tag<__nv_bfloat16>{});
