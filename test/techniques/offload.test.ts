@@ -10,6 +10,7 @@ import { offload } from '../../lib/techniques/offload'
 import { sophiaCurvatureEntry } from '../../lib/techniques/sophia_curvature'
 import { stochasticRounding } from '../../lib/techniques/stochastic_rounding'
 import type { Technique } from '../../lib/techniques/technique'
+import { updateInBackward } from '../../lib/techniques/update_in_backward'
 import { getDevice, setDefaultDevice } from '../../lib/tensor/device'
 import { keep, scope } from '../../lib/tensor/scope'
 import { Pager } from '../../lib/tensor/pager'
@@ -31,7 +32,7 @@ afterEach(async () => {
 
 const config: GPTConfig = { vocab: 31, context: 16, layers: 4, width: 64, heads: 4, dropout: 0.1 }
 
-interface Options extends Pick<TrainerOptions, 'precision' | 'accumulate'> {
+interface Options extends Pick<TrainerOptions, 'precision' | 'accumulate' | 'clip'> {
   techniques?: Technique[]
   entry?: OptimizerEntry
   steps?: number
@@ -195,15 +196,18 @@ describe('a model whose AdamW state does not fit into memory', () => {
   }
 })
 
-test('in bf16, 18 bytes a parameter fall to 10 and a piece with the state elsewhere, and to 6 without f32 masters', async () => {
+test('in bf16, 18 bytes a parameter fall to 10 and a piece with the state elsewhere, to 6 without f32 masters, to 2 and a layer without clipping', async () => {
   const shape = { config: { ...config, layers: 24, dropout: 0, vocab: 8 }, rows: 1, device: 'meta', steps: 2, precision: 'bf16' as const }
   const away = () => offload.create({ gradients: 'disk', activations: 'disk', piece: '65536' })
   const plain = await run(shape)
   const perParameter = async (techniques: Technique[]) => (await run({ ...shape, techniques })).peak / plain.parameters
-  // Masters, copies, gradients, both moments. Gradients stay 4 bytes at the peak: their norm is that of all of them.
+  // Masters, copies, gradients, both moments. With clipping gradients stay 4 bytes at the peak: their norm is that of all of them.
   expect(plain.peak / plain.parameters).toBeGreaterThan(17.9)
   expect(await perParameter([away()])).toBeLessThan(10.1)
   expect(await perParameter([stochasticRounding.create(), away()])).toBeLessThan(6.1)
+  const streamed = await run({ ...shape, clip: 0, techniques: [stochasticRounding.create(), updateInBackward.create(), away()] })
+  const layer = 12 * 64 * 64
+  expect(streamed.peak).toBeLessThan(2.01 * plain.parameters + 2.2 * 4 * layer)
 })
 
 test.each([
