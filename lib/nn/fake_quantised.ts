@@ -241,7 +241,12 @@ export class FakeQuantised extends Module<[x: Tensor, residual: Tensor | null, l
     } else inputStep!.start(() => firstStep(reshape(x, [1, x.size]), grid, false))
     const own = inputStep!.call()
     const offset = inputOffset ? inputOffset.call(noGrad(() => scale(inputStep!.first.tensor, grid.high))) : null
-    const codes = scope(() => noGrad(() => ({ codes: cast(quantizeTo(offset ? sub(cast(x, 'f32'), offset) : x, own, grid).codes, 'i8'), scales: reshape(own, [1]) })))
+    const codes = scope(() =>
+      noGrad(() => {
+        const from = offset ? sub(cast(x, 'f32'), offset) : x
+        return { codes: cast(quantizeTo(from, own, grid).codes, 'i8'), scales: reshape(own, [1]) }
+      }),
+    )
     return { values: lsq(x, own, grid, { offset, ...this.error }), codes, offset }
   }
 

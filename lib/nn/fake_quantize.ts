@@ -4,7 +4,8 @@
 //        dy/ds = q - x / s inside, low or high beyond; times g = 1 / sqrt(n high), n the numbers of one step.
 //        With a trained offset b (LSQ+): y = s q + b, q = round(clamp((x - b) / s, low, high)), dy/db = 0 inside, 1 beyond, times g.
 //        Or step and offset follow the error of the grid instead of the loss: the gradient of mean (y - x)^2, which is
-//        2 mean (y - x) q and 2 mean (y - x). (MKQ-BERT announces a gradient of its own for 4 bits; this is our reading of it.)
+//        2 mean (y - x) q and 2 mean (y - x). (MKQ-BERT announces a gradient of the step of its own, of which no code is public:
+//        this is what we take it to be.)
 //   pact: y = s q, s = c / high, q = round(clamp(x / s, low, high)); the gradient of the clip c is 1 where
 //        x >= c, -1 where x <= -c on a grid of both signs, else 0; that of x is 1 between, else 0.
 // Rounding is to even. Steps are [1] for all or [rows, 1]. Whatever the format of x, the grid is computed in f32.

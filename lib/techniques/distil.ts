@@ -164,7 +164,11 @@ export function withLayerStates<T>(model: DistillableModel, fn: () => T): { resu
 }
 
 /** The last hidden states, with those of inner layers and the last relations where they are wanted. */
-function hiddenStates(model: DistillableModel, wanted: { states: boolean; relations: boolean }, fn: () => Tensor): { result: Tensor; states: Tensor[]; relations: Relations | null } {
+function hiddenStates(
+  model: DistillableModel,
+  wanted: { states: boolean; relations: boolean },
+  fn: () => Tensor,
+): { result: Tensor; states: Tensor[]; relations: Relations | null } {
   if (!wanted.relations) return { ...(wanted.states ? withLayerStates(model, fn) : { result: fn(), states: [] }), relations: null }
   const { result: inner, relations } = withRelations(model, () => hiddenStates(model, { ...wanted, relations: false }, fn))
   return { ...inner, relations }

@@ -55,7 +55,8 @@ export function hessianGradient(parameters: Parameters, gradients: () => void, s
   const h = keep(noGrad(() => scope(() => scale(div(length(start), length(direction)), step))))
   const at = (sign: number) => {
     for (const [name, parameter] of parameters) {
-      noGrad(() => scope(() => writeSlice(parameter.tensor, sign ? add(start.get(name)!, mul(direction.get(name)!, scale(h, sign))) : start.get(name)!, parameter.shape.map(() => 0))))
+      const moved = () => (sign ? add(start.get(name)!, mul(direction.get(name)!, scale(h, sign))) : start.get(name)!)
+      noGrad(() => scope(() => writeSlice(parameter.tensor, moved(), parameter.shape.map(() => 0))))
       parameter.refresh()
     }
   }

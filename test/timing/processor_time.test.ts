@@ -23,7 +23,8 @@ import { expectTimeRatio } from '../support/processor_time'
 // It is the CPU's time that is taken.
 beforeAll(() => setDefaultDevice('cpu'))
 
-const ids = (rows: number, tokens: number, vocab: number, shift = 0) => tensor(Int32Array.from({ length: rows * tokens }, (_, i) => (i * 7 + shift) % vocab), [rows, tokens])
+const ids = (rows: number, tokens: number, vocab: number, shift = 0) =>
+  tensor(Int32Array.from({ length: rows * tokens }, (_, i) => (i * 7 + shift) % vocab), [rows, tokens])
 
 /** Whole training steps of a model, each over `rows` rows. */
 function training(config: GPTConfig, rows: number, adapt: (model: GPT) => void = () => {}) {
