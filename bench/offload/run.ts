@@ -37,7 +37,7 @@ const device = getDevice(values.device)
 const config: GPTConfig = values.quick
   ? { vocab: 256, context: 32, layers: 2, width: 64, heads: 2 }
   : { vocab: 256, context: 1024, layers: 12, width: 768, heads: 12 }
-const batches = values.quick ? [1, 2, 4] : [8, 16, 32]
+const batches = values.quick ? [1, 2, 4] : [16, 32, 64]
 const steps = values.quick ? 5 : 14
 
 /** Milliseconds and FLOPs of a step. */
@@ -66,14 +66,23 @@ async function measure(batch: number, techniques: Technique[]) {
 async function moveMoments(): Promise<{ ms: number; bytes: number }> {
   const model = new GPT(config, { device })
   const pager = new Pager(null)
-  const moments = model.parameters().map((parameter) => [0, 1].map(() => keep(noGrad(() => zeros(parameter.shape, { device })))))
-  const bytes = moments.flat().reduce((sum, { size }) => sum + 4 * size, 0)
-  const each = (tensors: Tensor[] | undefined, move: (tensor: Tensor) => void) => tensors?.forEach(move)
+  const moments = model.parameters().flatMap((parameter) => [0, 1].map(() => keep(noGrad(() => zeros(parameter.shape, { device })))))
+  const bytes = moments.reduce((sum, { size }) => sum + 4 * size, 0)
+  const pieces: Tensor[][] = [[]]
+  let room = 2 * 16 * 2 ** 20
+  for (const tensor of moments) {
+    if (4 * tensor.size > room) {
+      pieces.push([])
+      room = 2 * 16 * 2 ** 20
+    }
+    room -= 4 * tensor.size
+    pieces.at(-1)!.push(tensor)
+  }
   const round = () => {
-    for (let i = 0; i < moments.length; ++i) {
-      each(moments[i + 1], (tensor) => pager.prefetch(tensor))
-      each(moments[i], (tensor) => pager.pageIn(tensor))
-      each(moments[i], (tensor) => pager.pageOut(tensor))
+    for (const [i, piece] of pieces.entries()) {
+      for (const tensor of pieces[i + 1] ?? []) pager.prefetch(tensor)
+      for (const tensor of piece) pager.pageIn(tensor)
+      for (const tensor of piece) pager.pageOut(tensor)
     }
   }
   round()
@@ -85,7 +94,7 @@ async function moveMoments(): Promise<{ ms: number; bytes: number }> {
     await device.synchronize()
     times.push(performance.now() - start)
   }
-  for (const tensor of moments.flat()) tensor.dispose()
+  for (const tensor of moments) tensor.dispose()
   pager.close()
   model.dispose()
   return { ms: median(times), bytes }
@@ -95,12 +104,11 @@ const { ms: transfer, bytes } = await moveMoments()
 const bandwidth = (2 * bytes) / transfer / 1e6
 console.log(`${device.name}: ${device.facts().description}`)
 console.log(`moments: ${(bytes / 1e9).toFixed(3)} GB each way in ${transfer.toFixed(2)} ms, ${bandwidth.toFixed(1)} GB/s both ways together`)
-const host = () => offload.create({ state: 'host' })
 const rows = []
 for (const batch of batches) {
   const memory = await measure(batch, [])
-  const offloaded = await measure(batch, [host()])
-  const delayed = await measure(batch, [host(), delayedUpdate.create({ from: 0 }), updateInBackward.create()])
+  const offloaded = await measure(batch, [offload.create({ state: 'host' })])
+  const delayed = await measure(batch, [offload.create({ state: 'host', piece: '64MiB' }), delayedUpdate.create({ from: 0 }), updateInBackward.create()])
   const peak = memory.flops / memory.ms / 1e9
   const ait = memory.flops / (2 * bytes)
   const efficiency = (ait * bandwidth) / (ait * bandwidth + 1000 * peak)
