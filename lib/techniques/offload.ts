@@ -120,7 +120,7 @@ export const offload = defineTechnique({
     gradients: { default: 'none', choices: ['none', 'disk', 'host'], help: 'gradients, between their layer and the update' },
     activations: { default: 'none', choices: ['none', 'disk', 'host'], help: 'what each layer keeps for its gradients' },
     folder: { default: '', help: "where the file is made; default: the system's folder for temporary files" },
-    piece: { default: '16MiB', help: 'bytes of the parameters that are updated at a time' },
+    piece: { default: '16MiB', help: 'bytes of the parameters that are updated at a time; with update_in_backward, whose state is read ahead' },
   },
   neutral: { settings: { state: 'none' } },
   make: ({ state, gradients, activations, folder, piece }) => {
