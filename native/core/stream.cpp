@@ -16,8 +16,26 @@ constexpr auto kSpin = std::chrono::microseconds(40);
 constexpr int kTopTensors = 10;
 constexpr int64_t kGuardBytes = 64;
 constexpr size_t kMostTimed = 4096;
+constexpr size_t kMostSpare = 1024, kMostOperandsKept = 32;  // of works that wait to be used again
 constexpr char kGuardPattern = 0x5a;
 constexpr char kFreshPattern = '\xff';  // NaN in every floating format
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Whoever holds it gives it back in less time than a thread takes to sleep and wake.
+std::unique_lock<std::mutex> lock_soon(std::mutex& mutex) {
+  std::unique_lock lock(mutex, std::defer_lock);
+  for (int i = 0; i < 200; ++i) {
+    if (lock.try_lock()) return lock;
+    pause();
+  }
+  lock.lock();
+  return lock;
+}
 }  // namespace
 
 std::string bytes_text(int64_t bytes) {
@@ -43,6 +61,19 @@ struct Stream::Work {
   std::vector<char> bytes;        // write
   int32_t branch = 0;             // branch
   std::function<void()> task;     // everything else
+
+  // Lists keep their memory, except long ones.
+  void clear() {
+    kind = kTask;
+    for (auto* operands : {&inputs, &outputs}) {
+      operands->clear();
+      if (operands->capacity() > kMostOperandsKept) operands->shrink_to_fit();
+    }
+    attrs.clear();
+    attr_begin.clear();
+    bytes = {};
+    task = nullptr;
+  }
 };
 
 Stream::Stream(const Backend* backend, int device_index, std::string device_name)
@@ -69,15 +100,30 @@ Stream::Stream(const Backend* backend, int device_index, std::string device_name
   thread.detach();  // lives as long as the process: exit must never wait for a kernel
 }
 
+// Works go round: memory that one thread takes and another gives back would make both wait for the allocator.
+Stream::Work* Stream::blank_work() {
+  const auto lock = lock_soon(mutex_);
+  if (spare_.empty()) return new Work;
+  Work* work = spare_.back();
+  spare_.pop_back();
+  return work;
+}
+
+void Stream::spend(Work* work) {
+  if (spare_.size() < kMostSpare) spare_.push_back(work);
+  else delete work;
+}
+
 void Stream::push(Work* work) {
   if (!backend_) {
     execute(*work);
-    delete work;
-    return;
+    work->clear();
+    const auto lock = lock_soon(mutex_);
+    return spend(work);
   }
   bool wake;
   {
-    std::lock_guard lock(mutex_);
+    const auto lock = lock_soon(mutex_);
     queue_.push_back(work);
     pushed_.fetch_add(1, std::memory_order_release);
     wake = sleeping_.load(std::memory_order_relaxed);
@@ -93,14 +139,12 @@ void Stream::loop() {
   for (;;) {
     if (pushed_.load(std::memory_order_acquire) == taken) {
       const auto until = Clock::now() + kSpin;  // a sleep and a wake-up cost more than the usual gap between operators
-      while (pushed_.load(std::memory_order_acquire) == taken && Clock::now() < until) {
-#if defined(__x86_64__)
-        __builtin_ia32_pause();
-#endif
-      }
+      while (pushed_.load(std::memory_order_acquire) == taken && Clock::now() < until) pause();
     }
     {
-      std::unique_lock lock(mutex_);
+      std::unique_lock lock = lock_soon(mutex_);
+      for (Work* work : batch) spend(work);
+      batch.clear();
       sleeping_.store(true, std::memory_order_relaxed);
       wake_.wait(lock, [&] { return !queue_.empty(); });
       sleeping_.store(false, std::memory_order_relaxed);
@@ -109,9 +153,8 @@ void Stream::loop() {
     taken += static_cast<int64_t>(batch.size());
     for (Work* work : batch) {
       execute(*work);
-      delete work;
+      work->clear();
     }
-    batch.clear();
   }
 }
 
@@ -393,7 +436,7 @@ void Stream::time_operators(bool on) {
 
 void Stream::enter_branch(int32_t number) {
   if (!backend_ || !backend_->enter_branch) return;
-  auto* work = new Work;
+  Work* work = blank_work();
   work->kind = Work::kBranch;
   work->branch = number ? 1 + (number - 1) % kMostBranches : 0;
   push(work);
@@ -401,14 +444,14 @@ void Stream::enter_branch(int32_t number) {
 
 void Stream::begin_step() {
   if (!backend_ || !backend_->graphs) return;
-  auto* work = new Work;
+  Work* work = blank_work();
   work->kind = Work::kBeginStep;
   push(work);
 }
 
 void Stream::end_step() {
   if (!backend_ || !backend_->graphs) return;
-  auto* work = new Work;
+  Work* work = blank_work();
   work->kind = Work::kEndStep;
   push(work);
 }
@@ -419,16 +462,15 @@ void Stream::run_listed() {
 }
 
 void Stream::run_op(const OpSchema* op, KernelFn kernel, const Cost& cost, int64_t workspace_bytes,
-                    const std::vector<Operand>& inputs, const std::vector<Operand>& outputs, const double* attrs,
-                    const int32_t* attr_begin) {
-  auto* work = new Work;
+                    std::vector<Operand>& inputs, std::vector<Operand>& outputs, const double* attrs, const int32_t* attr_begin) {
+  Work* work = blank_work();
   work->kind = Work::kOp;
   work->op = op;
   work->kernel = kernel;
   work->cost = cost;
   work->workspace_bytes = workspace_bytes;
-  work->inputs = inputs;
-  work->outputs = outputs;
+  work->inputs.swap(inputs);
+  work->outputs.swap(outputs);
   const size_t num_attrs = op->attrs.size();
   work->attr_begin.assign(attr_begin, attr_begin + num_attrs + 1);
   work->attrs.assign(attrs, attrs + attr_begin[num_attrs]);
@@ -436,7 +478,7 @@ void Stream::run_op(const OpSchema* op, KernelFn kernel, const Cost& cost, int64
 }
 
 void Stream::release(Storage* storage) {
-  auto* work = new Work;
+  Work* work = blank_work();
   work->kind = Work::kRelease;
   work->storage = storage;
   push(work);
@@ -444,7 +486,7 @@ void Stream::release(Storage* storage) {
 
 void Stream::write(Storage* storage, std::vector<char> bytes) {
   if (bytes.empty()) return;
-  auto* work = new Work;
+  Work* work = blank_work();
   work->kind = Work::kWrite;
   work->storage = storage;
   work->bytes = std::move(bytes);
@@ -452,7 +494,7 @@ void Stream::write(Storage* storage, std::vector<char> bytes) {
 }
 
 void Stream::call(std::function<void()> task) {
-  auto* work = new Work;
+  Work* work = blank_work();
   work->task = std::move(task);
   push(work);
 }

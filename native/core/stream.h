@@ -84,9 +84,9 @@ class Stream {
   // `backend` is nullptr for the meta device.
   Stream(const Backend* backend, int device_index, std::string device_name);
 
-  void run_op(const OpSchema* op, KernelFn kernel, const Cost& cost, int64_t workspace_bytes,
-              const std::vector<Operand>& inputs, const std::vector<Operand>& outputs, const double* attrs,
-              const int32_t* attr_begin);
+  // Takes the two lists.
+  void run_op(const OpSchema* op, KernelFn kernel, const Cost& cost, int64_t workspace_bytes, std::vector<Operand>& inputs,
+              std::vector<Operand>& outputs, const double* attrs, const int32_t* attr_begin);
   void release(Storage* storage);                                            // deletes the storage object too
   void write(Storage* storage, std::vector<char> bytes);                     // places it and fills it
   // Contents go to the pager and the memory is released; they come back by page_in, or by themselves when an operator has
@@ -147,6 +147,8 @@ class Stream {
     Done done;
     DeviceStats stats;
   };
+  Work* blank_work();
+  void spend(Work* work);
   void push(Work* work);
   void loop();
   void wait_loop();
@@ -228,7 +230,7 @@ class Stream {
 
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::vector<Work*> queue_;
+  std::vector<Work*> queue_, spare_;
   std::atomic<int64_t> pushed_{0};
   std::atomic<bool> sleeping_{false};
 
