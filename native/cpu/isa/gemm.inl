@@ -205,10 +205,10 @@ struct Product {
       for (int64_t u = 0; u < n; ++u) {
         const In* from = a + (u0 + u) * kPair * g.lda + row;
         // Rows that lie far apart: nothing but this brings them in time.
-        constexpr int64_t kRowsAhead = 16, kBytes = sizeof(In);
+        constexpr int64_t kRowsAhead = 8, kBytes = sizeof(In);
         for (int64_t r = 0; r < kPair; ++r) {
           const char* later = reinterpret_cast<const char*>(from + (kRowsAhead * kPair + r) * g.lda);
-          for (int64_t i = 0; i < (row_end - row) * kBytes; i += 64) __builtin_prefetch(later + i, 0, 2);
+          for (int64_t i = 0; i < (row_end - row) * kBytes; i += 64) __builtin_prefetch(later + i, 0, 3);
         }
         for (int64_t p = 0; p < panels; ++p) {
           K::template pack_across<kMR>(from + p * kMR, g.lda, g.k - (u0 + u) * kPair, g.m - row - p * kMR,
@@ -470,6 +470,11 @@ struct Product {
             const bool add = g.accumulate || u0 > 0;
             Sum* out = reinterpret_cast<Sum*>(c) + i * g.ldc + j;
             if (whole) {
+              // Wanted when the tile is done. Before a short sum, asking would take longer than it saves.
+              constexpr int64_t kLong = 128;
+              for (int64_t r = 0; n >= kLong && r < kMR; ++r) {
+                for (int v = 0; v < kNV; ++v) __builtin_prefetch(out + r * g.ldc + v * kLanes, 1, 2);
+              }
               K::template multiply<kRowPanel, kMR>(n, panel_a, panel_b, add ? out : nullptr, g.ldc, out, g.ldc, ahead);
             } else {
               multiply_edge<kRowPanel>(n, panel_a, panel_b, add, i, rows, j, columns, ahead);
@@ -512,13 +517,13 @@ struct Product {
   };
   // The one whose largest region takes the least time, multiplied and packed. In vector instructions a unit of k:
   Grid choose_grid(int64_t row_panels, int64_t panels) const {
-    constexpr int64_t kPackRowPanel = 4, kPackPanel = 16;
+    const int64_t pack_row_panel = g.trans_a ? 12 : 6, pack_panel = 16;  // as measured
     Grid best{1, 1};
     int64_t least = INT64_MAX;
     for (int64_t rows = 1; rows <= threads; ++rows) {
       const Grid grid{rows, threads / rows};
       const int64_t r = ceil_div(row_panels, grid.rows), c = ceil_div(panels, grid.columns);
-      const int64_t time = r * c * kMR * kNV + r * kPackRowPanel + c * kPackPanel;
+      const int64_t time = r * c * kMR * kNV + r * pack_row_panel + c * pack_panel;
       if (time < least) {
         least = time;
         best = grid;
