@@ -17,6 +17,8 @@ interface Shape {
 }
 const shapes: Shape[] = [
   { what: 'rows and columns left over', m: 61, n: 100, k: 50 },
+  { what: 'no columns, only sums of rows', m: 131, n: 0, k: 90 },
+  { what: 'fewer panels than threads', m: 200, n: 40, k: 130 },
   { what: 'several steps', m: 131, n: 70, k: 1700 },
   { what: 'several blocks of columns', m: 33, n: 1500, k: 2100, layouts: [0, 2] },
   { what: 'several blocks along k', m: 20, n: 190, k: 23001, layouts: [0, 2] },

@@ -596,7 +596,8 @@ struct Product {
         const int64_t r = region / grid.columns, c = region % grid.columns;
         const int64_t panel = r * row_panels / grid.rows, count = (r + 1) * row_panels / grid.rows - panel;
         const int64_t first = c * block.panels / grid.columns, width = (c + 1) * block.panels / grid.columns - first;
-        const int64_t tasks = width > 0 ? ceil_div(count, most) : 0;
+        const bool sum_rows = g.row_sums_a && column == 0 && c == 0;
+        const int64_t tasks = width > 0 || sum_rows ? ceil_div(count, most) : 0;
         for (int64_t t; (t = __atomic_fetch_add(&claimed[region].tasks, 1, __ATOMIC_RELAXED)) < tasks;) {
           if (!packed.units) {
             char* memory = static_cast<char*>(cpu::scratch(1, bytes + states));
@@ -604,7 +605,6 @@ struct Product {
             __builtin_memset(packed.states, 0, states);
           }
           const auto row = [&](int64_t of) { return min64((panel + min64(of, tasks) * count / tasks) * kMR, g.m); };
-          const bool sum_rows = g.row_sums_a && column == 0 && first == 0;
           if (g.trans_a) {
             task<false>(block, packed, row(t), row(t + 1), row(t + 1), row(t + 2), first, width, sum_rows);
           } else {
