@@ -24,6 +24,12 @@ export interface BlockSizes {
 /** A pattern's blocks for one number of queries and keys. i32 lists; masks bool [masks, block, block]. */
 export class BlockLayout {
   private readonly copies = new Map<Device, Tensor[]>()
+  /**
+   * Whether a GPU takes tiles of 64 queries, 16 a warp, where it has tiles of 128, 32 a warp: where queries that go together, of a
+   * tile or of a warp, list more than 5/4 of the columns of 64 keys that they list by halves. The numbers are the same; may be set
+   * for comparisons.
+   */
+  shortTiles: boolean
 
   constructor(
     readonly sizes: BlockSizes,
@@ -35,7 +41,28 @@ export class BlockLayout {
     readonly maskIds: Int32Array,
     readonly masks: Uint8Array,
     readonly patterns: number,
-  ) {}
+  ) {
+    this.shortTiles = this.passing(128) > 1.25 * this.passing(64) || this.passing(32) > 1.25 * this.passing(16)
+  }
+
+  /** Pairs of so many neighbouring queries with all columns of 64 keys that any of them lists. */
+  private passing(queries: number): number {
+    const { block } = this.sizes
+    const rows = Math.ceil(this.sizes.queries / block)
+    let pairs = 0
+    for (let p = 0; p < this.patterns; ++p) {
+      for (let first = 0; first < this.sizes.queries; first += queries) {
+        const begin = p * (rows + 1) + Math.floor(first / block)
+        const end = p * (rows + 1) + Math.min(rows, Math.ceil((first + queries) / block))
+        const columns = new Set<number>()
+        for (let entry = this.rowStarts[begin]; entry < this.rowStarts[end]; ++entry) {
+          for (let key = 0; key < block; key += 64) columns.add(Math.floor((this.columns[entry] * block + key) / 64))
+        }
+        pairs += queries * 64 * columns.size
+      }
+    }
+    return pairs
+  }
 
   /** Blocks listed, of all there are. */
   get density(): number {
@@ -177,7 +204,7 @@ export function blockSparseAttention(q: Tensor, k: Tensor, v: Tensor, layout: Bl
       'make a layout for these sizes with blockLayout()',
     )
   }
-  const attrs = { heads: options.heads, kv_heads: options.kvHeads ?? options.heads, block, scale: options.scale ?? 0 }
+  const attrs = { heads: options.heads, kv_heads: options.kvHeads ?? options.heads, block, scale: options.scale ?? 0, short_tiles: layout.shortTiles }
   const lists = layout.on(q.device)
   const [out, lse] = run('block_sparse_attention', [q, k, v, ...lists.slice(0, 4)], attrs)
   record('block_sparse_attention', [q, k, v], [out], [q, k, v, out, lse, ...lists], ([grad], saved) => {

@@ -5,7 +5,8 @@
 //            Scores are computed transposed, so that they are the left sides of dV = P^T dO and dK = dS^T Q as they are.
 // P = exp(S - lse) and dS = P (dP - delta), with dP = dO V^T, never leave registers. Seven products instead of the five of a
 // kernel with atomics. Wide heads: a block adds up a slice of the columns only, so that its sums stay in registers, and computes
-// the scores again for each slice. Bound by the instructions of few warps, as the forward kernel is.
+// the scores again for each slice. Tiles of 64 queries where the forward kernel has them. Bound by the instructions of few warps, as
+// the forward kernel is.
 // An H100's multiprocessor has 2 blocks of either, 3 of grad_q of f32 heads of up to 64 columns; 1 of f32 heads above 128 columns
 // (160 KB of shared memory). Warps an SM, of heads of 64 and 128 columns: attention_mma_grad_q 8, attention_mma_grad_kv 8.
 #include "cuda/attention_mma.cuh"
@@ -43,11 +44,11 @@ constexpr int kQueryColumns = sizeof(T) == 4 && D > 128 ? 128 : D;
 template <class T, int D>
 constexpr int kKeyColumns = sizeof(T) == 4 && D > 64 ? 64 : D > 128 ? 128 : D;
 
-template <class T, int D, bool kRules>
-__global__ void __launch_bounds__(QueryShape<T, D>::kThreads, QueryShape<T, D>::kBlocks)
+template <class T, int D, bool kRules, bool kShort>
+__global__ void __launch_bounds__(QueryShape<T, D, kShort>::kThreads, QueryShape<T, D, kShort>::kBlocks)
     attention_mma_grad_q(AttentionProblem p, AttentionBackward<T> t) {
 #if __CUDA_ARCH__ >= 800
-  using Shape = QueryShape<T, D>;
+  using Shape = QueryShape<T, D, kShort>;
   constexpr int kColumns = kQueryColumns<T, D>;
   constexpr int kM = Shape::kM, kOwn = Shape::kOwn, kPassing = Shape::kPassing, kPart = Shape::kPart, kStages = Shape::kStages;
   constexpr int kRowBytes = D * static_cast<int>(sizeof(T)), kChunks = kRowBytes / 16, kTile = kPassing * kRowBytes, kSlices = D / kColumns;
@@ -273,18 +274,20 @@ template <class T>
 int32_t attention_backward_on_tensor_cores(const KernelArgs* args, const AttentionProblem& p, const AttentionBackward<T>& t) {
   return dispatch_width(p.width, [&](auto padded) {
     constexpr int D = decltype(padded)::value;
-    using Queries = QueryShape<T, D>;
     using Keys = KeyShape<T, D>;
-    const int64_t q_tiles = (p.queries + Queries::kOwn - 1) / Queries::kOwn, kv_tiles = (p.keys + Keys::kOwn - 1) / Keys::kOwn;
-    const int64_t q_blocks = int64_t{p.batch} * p.heads * q_tiles * (D / kQueryColumns<T, D>);
+    const int64_t kv_tiles = (p.keys + Keys::kOwn - 1) / Keys::kOwn;
     const int64_t kv_blocks = int64_t{p.batch} * p.kv_heads * kv_tiles * (D / kKeyColumns<T, D>);
-    auto launch = [&](auto rules) {
-      auto* grad_q = attention_mma_grad_q<T, D, decltype(rules)::value>;
+    auto launch = [&](auto rules, auto shorter) {
+      constexpr bool kShort = decltype(shorter)::value;
+      using Queries = QueryShape<T, D, kShort>;
+      const int64_t q_tiles = (p.queries + Queries::kOwn - 1) / Queries::kOwn;
+      const int64_t q_blocks = int64_t{p.batch} * p.heads * q_tiles * (D / kQueryColumns<T, D>);
+      auto* grad_q = attention_mma_grad_q<T, D, decltype(rules)::value, kShort>;
       auto* grad_kv = attention_mma_grad_kv<T, D, decltype(rules)::value>;
-      if (const int32_t code = launch_mma(args, grad_q, q_blocks, Queries::kThreads, kQueryBytes<T, D>, p, t)) return code;
+      if (const int32_t code = launch_mma(args, grad_q, q_blocks, Queries::kThreads, kQueryBytes<T, D, Queries>, p, t)) return code;
       return launch_mma(args, grad_kv, kv_blocks, Keys::kThreads, kKeyBytes<T, D>, p, t);
     };
-    return with_rules<T, D>(p, launch);
+    return with_rules<T, D, !std::is_same_v<QueryShape<T, D>, QueryShape<T, D, true>>>(p, launch);
   });
 }
 template int32_t attention_backward_on_tensor_cores(const KernelArgs*, const AttentionProblem&, const AttentionBackward<float>&);

@@ -5,7 +5,11 @@
 // as a warp's own instructions take longer than its products: queries stay in registers where there is room, results are
 // scaled again only when the maximum has grown by much, and calls without masks, slopes and dropout have kernels without the
 // code for them. Bound by the instructions of few warps.
-// An H100's multiprocessor has 2 blocks of 16-bit heads; of f32 heads of 32, 64, 128 and 256 columns 3, 2, 2 and 2 (registers).
+// A sparse layout gets tiles of 64 queries, 16 a warp, where 128 queries see more than 5/4 of the columns of 64 keys that their
+// halves see, or 32 of what theirs do (BlockLayout.shortTiles): what a half of a tile does not see, its warps wait for, and what
+// a half of a warp's rows does not see is multiplied in vain.
+// An H100's multiprocessor has 2 blocks of 16-bit heads (3 of 64 queries and up to 64 columns); of f32 heads of 32, 64, 128 and 256
+// columns 3, 2, 2 and 2 (registers).
 // Warps an SM: attention_mma_forward 8.
 #include "cuda/attention_mma.cuh"
 
@@ -16,11 +20,11 @@ namespace {
 // summed up need not be scaled again in almost every tile.
 constexpr float kSlack = 8;
 
-template <class T, int D, bool kRules>
-__global__ void __launch_bounds__(ForwardShape<T, D>::kThreads, ForwardShape<T, D>::kBlocks)
+template <class T, int D, bool kRules, bool kShort>
+__global__ void __launch_bounds__(ForwardShape<T, D, kShort>::kThreads, ForwardShape<T, D, kShort>::kBlocks)
     attention_mma_forward(AttentionProblem p, AttentionForward<T> t) {
 #if __CUDA_ARCH__ >= 800
-  using Shape = ForwardShape<T, D>;
+  using Shape = ForwardShape<T, D, kShort>;
   constexpr int kM = Shape::kM, kOwn = Shape::kOwn, kPassing = Shape::kPassing, kPart = Shape::kPart, kStages = Shape::kStages;
   constexpr int kRowBytes = D * static_cast<int>(sizeof(T)), kChunks = kRowBytes / 16, kTile = kPassing * kRowBytes;
   using Copy = TileCopy<T, Shape::kThreads, kChunks>;
@@ -177,11 +181,13 @@ template <class T>
 int32_t attention_on_tensor_cores(const KernelArgs* args, const AttentionProblem& p, const AttentionForward<T>& t) {
   return dispatch_width(p.width, [&](auto padded) {
     constexpr int D = decltype(padded)::value;
-    using Shape = ForwardShape<T, D>;
-    const int64_t blocks = int64_t{p.batch} * p.heads * ((p.queries + Shape::kOwn - 1) / Shape::kOwn);
-    return with_rules<T, D>(p, [&](auto rules) {
-      auto* kernel = attention_mma_forward<T, D, decltype(rules)::value>;
-      return launch_mma(args, kernel, blocks, Shape::kThreads, kForwardBytes<T, D>, p, t);
+    constexpr bool kHasShort = !std::is_same_v<ForwardShape<T, D>, ForwardShape<T, D, true>>;
+    return with_rules<T, D, kHasShort>(p, [&](auto rules, auto shorter) {
+      constexpr bool kShort = decltype(shorter)::value;
+      using Shape = ForwardShape<T, D, kShort>;
+      const int64_t blocks = int64_t{p.batch} * p.heads * ((p.queries + Shape::kOwn - 1) / Shape::kOwn);
+      auto* kernel = attention_mma_forward<T, D, decltype(rules)::value, kShort>;
+      return launch_mma(args, kernel, blocks, Shape::kThreads, kForwardBytes<T, D, Shape>, p, t);
     });
   });
 }

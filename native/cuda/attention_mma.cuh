@@ -590,36 +590,45 @@ template <class T, int D>
 constexpr int kRowBytesOf = D * static_cast<int>(sizeof(T));
 
 // The shapes of the three kernels for tiles of D columns: 32 rows a warp where the sums leave registers for it, else 16. As many
-// blocks as shared memory and registers leave room for; told so, the compiler spills nothing.
+// blocks as shared memory and registers leave room for; told so, the compiler spills nothing. Where queries have tiles of 128
+// rows, Short shapes of 64 are for layouts whose blocks a long tile cannot skip (AttentionProblem::short_tiles).
 template <int kBytes, int D>
 struct MmaShapes {  // of f32
   static constexpr int kPassing = D <= 64 ? 32 : 16, kStages = D <= 128 ? 2 : 1, kForwardKeys = D <= 128 ? 32 : 16;
   using Forward = MmaShape<4, 1, kForwardKeys, D <= 64 ? kForwardKeys : 16, kStages, false, 1>;
   using GradQ = MmaShape<4, 1, kPassing, kPassing, kStages, false, D <= 64 ? 3 : D <= 128 ? 2 : 1>;
   using GradKv = MmaShape<4, 1, kPassing, kPassing, kStages, false, D <= 128 ? 2 : 1>;
+  using ShortForward = Forward;
+  using ShortGradQ = GradQ;
 };
 template <int D>
 struct MmaShapes<2, D> {  // up to 64 columns of 16 bits
   using Forward = MmaShape<4, 2, 128, 64, 2, true, 2>;
   using GradQ = MmaShape<4, 2, 64, 32, 2, true, 2>;
   using GradKv = MmaShape<4, 1, 64, 64, 2, true, 2>;
+  using ShortForward = MmaShape<4, 1, 64, 64, 2, true, 3>;
+  using ShortGradQ = MmaShape<4, 1, 64, 64, 2, true, 2>;
 };
 template <>
 struct MmaShapes<2, 128> {
   using Forward = MmaShape<4, 2, 32, 32, 2, false, 2>;
   using GradQ = MmaShape<4, 1, 32, 32, 2, true, 2>;
   using GradKv = MmaShape<4, 1, 32, 32, 2, false, 2>;
+  using ShortForward = MmaShape<4, 1, 32, 32, 2, true, 2>;
+  using ShortGradQ = GradQ;
 };
 template <>
 struct MmaShapes<2, 256> {
   using Forward = MmaShape<4, 1, 32, 32, 2, false, 2>;
   using GradQ = MmaShape<4, 1, 16, 16, 2, false, 2>;
   using GradKv = MmaShape<4, 1, 16, 16, 2, false, 2>;
+  using ShortForward = Forward;
+  using ShortGradQ = GradQ;
 };
-template <class T, int D>
-using ForwardShape = typename MmaShapes<sizeof(T), D>::Forward;
-template <class T, int D>
-using QueryShape = typename MmaShapes<sizeof(T), D>::GradQ;
+template <class T, int D, bool kShort = false>
+using ForwardShape = std::conditional_t<kShort, typename MmaShapes<sizeof(T), D>::ShortForward, typename MmaShapes<sizeof(T), D>::Forward>;
+template <class T, int D, bool kShort = false>
+using QueryShape = std::conditional_t<kShort, typename MmaShapes<sizeof(T), D>::ShortGradQ, typename MmaShapes<sizeof(T), D>::GradQ>;
 template <class T, int D>
 using KeyShape = typename MmaShapes<sizeof(T), D>::GradKv;
 
@@ -644,13 +653,17 @@ int32_t dispatch_width(int width, F&& body) {
 // Calls body(integral constant) with whether a call needs the kernels with kRules: for what hides or changes single scores other
 // than ranges of keys, for dropout, and for rows that are not made of whole chunks of the tile's width. Those without are for
 // 16-bit formats, where the loop that is left is short enough for that to matter.
-template <class T, int D, class F>
+// The second constant: whether tiles of queries are short ones, where those are others than the usual.
+template <class T, int D, bool kHasShort, class F>
 int32_t with_rules(const AttentionProblem& p, F&& body) {
   if constexpr (sizeof(T) == 2) {
     const bool masked = p.by_query.items || p.key_mask || p.segments || p.slopes;
-    if (!masked && p.scale > 0 && p.dropout == 0 && p.aligned && p.width == D) return body(std::false_type{});
+    if (!masked && p.scale > 0 && p.dropout == 0 && p.aligned && p.width == D) return body(std::false_type{}, std::false_type{});
   }
-  return body(std::true_type{});
+  if constexpr (kHasShort) {
+    if (p.short_tiles) return body(std::true_type{}, std::true_type{});
+  }
+  return body(std::true_type{}, std::false_type{});
 }
 
 // Raises the limit of a kernel's shared memory and launches it.

@@ -14,7 +14,8 @@
 namespace lf::cuda {
 
 // A matrix of [rows, columns] without its values: CSR, or with block > 1 BSR, whose lists are of blocks of block x block values,
-// each row by row (cuSPARSE from 12.5.1 on). rows, columns and entries are of single values. `layout` is another number for every other content.
+// each row by row (cuSPARSE from 12.5.1 on). rows, columns and entries are of single values. `layout` is another number for every
+// other content.
 struct SparsePattern {
   int64_t layout, rows, columns, entries, block;
   const int32_t *row_starts, *column_of;
