@@ -44,8 +44,9 @@ function measure({ m, n, k, batch, transposeA, transposeB }: ProductShape, dtype
         device.stats() // waits
         return (performance.now() - start) / 1000
       }
-      calls(2)
-      const count = Math.max(1, Math.round(secondsOfTurn / batches / (calls(2) / 2)))
+      // Until a batch is long enough, which also warms up: the first calls say little about short ones. PyTorch's side warms up too.
+      let count = 1
+      while (calls(count) < secondsOfTurn / batches) count *= 2
       return Math.min(...Array.from({ length: batches }, () => calls(count) / count))
     }),
   )
