@@ -4,6 +4,7 @@
 set(CUDA_RUNTIME Static CACHE STRING "How the CUDA runtime is linked: Static or Shared")
 if(NOT CMAKE_CUDA_ARCHITECTURES)
   # Machine code of 8.0 runs on all 8.x; the driver compiles PTX of 7.5 for Turing, and PTX of 9.0 for what came after it.
+  # About 630 s of processor time, 5.3 minutes on two cores: `time ninja -C FOLDER -j2 leanformer_cuda`.
   set(CMAKE_CUDA_ARCHITECTURES 75-virtual 80-real 90)
 endif()
 set(ENV{CUDACXX} ${NVCC_EXECUTABLE})

@@ -18,7 +18,7 @@ namespace {
 
 // Scores above the highest one so far by less than this leave it as it is: exponentials reach 2^8 (e^8) then, and what was
 // summed up need not be scaled again in almost every tile.
-constexpr float kSlack = 8;
+[[maybe_unused]] constexpr float kSlack = 8;
 
 template <class T, int D, bool kRules, bool kShort>
 __global__ void __launch_bounds__(ForwardShape<T, D, kShort>::kThreads, ForwardShape<T, D, kShort>::kBlocks)

@@ -129,7 +129,7 @@ struct TileLoad {
 };
 
 // of[i] asynchronously, 0 where it is not inside.
-__device__ __forceinline__ void copy_number(float& to, const float* of, int64_t i, bool inside) {
+[[maybe_unused]] __device__ __forceinline__ void copy_number(float& to, const float* of, int64_t i, bool inside) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(&to)), "l"(of + (inside ? i : 0)), "r"(inside ? 4 : 0) : "memory");
 }
 
@@ -209,7 +209,7 @@ struct FeatureLoader {
 };
 
 // State rows [features][width], of all tokens or of those before (keys) or behind (queries) a chunk.
-__host__ __device__ inline int state_pitch(int width) { return (width + 7) / 8 * 8; }
+[[maybe_unused]] __host__ __device__ inline int state_pitch(int width) { return (width + 7) / 8 * 8; }
 template <class T>
 __device__ __forceinline__ Element<T>* state_of(const Features<T>& p, int64_t at) {
   return static_cast<Element<T>*>(p.states) + at * p.features * state_pitch(p.width);
@@ -221,7 +221,7 @@ __device__ __forceinline__ Element<T>* state_of(const Features<T>& p, int64_t at
 // (f32: 8). f32 in mma's order has number t of a group at index t and number t + 4 at t + 4. kPairs: numbers 2 t and 2 t + 1
 // instead, so that rows of a tile that are read together lie in different banks. In a tile, chunks 2, 4 and 6 further on are an
 // exclusive or, 8 chunks or 8 rows further on an addition.
-__device__ __forceinline__ uint32_t load_word(uint32_t address) {
+[[maybe_unused]] __device__ __forceinline__ uint32_t load_word(uint32_t address) {
   uint32_t word;
   asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
   return word;
@@ -386,7 +386,7 @@ __device__ __forceinline__ float quad_sum(float x) {
   x += __shfl_xor_sync(kFullWarp, x, 1);
   return x + __shfl_xor_sync(kFullWarp, x, 2);
 }
-__device__ __forceinline__ float vector_sum(const float (&sums)[4], int h) { return quad_sum(sums[2 * h] + sums[2 * h + 1]); }
+[[maybe_unused]] __device__ __forceinline__ float vector_sum(const float (&sums)[4], int h) { return quad_sum(sums[2 * h] + sums[2 * h + 1]); }
 
 // A warp's 16 rows of a product into a tile of D.
 template <class D>
