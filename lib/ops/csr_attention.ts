@@ -51,8 +51,11 @@ export class CsrLayout {
   readonly id = ++layouts
   /** Pairs that a GPU computes as one sparse matrix, at most: enough to keep it busy, and the lists stay small. */
   mostStacked = 1 << 22
-  /** Whether a GPU may compute whole blocks as such, and not pair by pair. */
-  byBlocks = true
+  /**
+   * Whether a GPU computes whole blocks as such, and not pair by pair. Off, as cuSPARSE 12.6 takes twice to three times as long by
+   * blocks on an H200 (BigBird's blocks of 64, 4096 and 16384 keys) and refuses some small ones: "operation not supported".
+   */
+  byBlocks = false
   private readonly copies: { device: Device; copies: number; lists: CsrLists }[] = []
   private whole: CsrBlocks | null | undefined
 

@@ -5,9 +5,8 @@
 // as a warp's own instructions take longer than its products: queries stay in registers where there is room, results are
 // scaled again only when the maximum has grown by much, and calls without masks, slopes and dropout have kernels without the
 // code for them. Bound by the instructions of few warps.
-// A sparse layout gets tiles of 64 queries, 16 a warp, where 128 queries see more than 5/4 of the columns of 64 keys that their
-// halves see, or 32 of what theirs do (BlockLayout.shortTiles): what a half of a tile does not see, its warps wait for, and what
-// a half of a warp's rows does not see is multiplied in vain.
+// A sparse layout gets tiles of 64 queries, 16 a warp (BlockLayout.shortTiles): what a half of a tile does not see, its warps
+// wait for, and what a half of a warp's rows does not see is multiplied in vain.
 // An H100's multiprocessor has 2 blocks of 16-bit heads (3 of 64 queries and up to 64 columns); of f32 heads of 32, 64, 128 and 256
 // columns 3, 2, 2 and 2 (registers).
 // Warps an SM: attention_mma_forward 8.

@@ -131,19 +131,6 @@ jestOnly(() => {
     layout.dispose()
   })
 
-  test('tiles of queries are short where long ones or their warps would see more than 5/4 of the keys', () => {
-    const short = (pattern: Pattern, block: number, n = 1024) => blockLayout(pattern, { queries: n, keys: n, block }).shortTiles
-    expect([full(), causal(full())].map((pattern) => short(pattern, 64))).toEqual([false, false])
-    // Neighbouring blocks of 64 queries see 2 and 2 columns of 64 keys, 3 together; of 9 and 9, 10.
-    expect([localCausal(64), localCausal(512)].map((pattern) => short(pattern, 64))).toEqual([true, false])
-    expect([16, 32, 64, 128].map((block) => short(localCausal(32), block))).toEqual([true, true, true, false])
-    expect(short(bigbird({ block: 64 }), 64, 4096)).toBe(true)
-    // 16 queries a warp see single blocks, 32 more than those.
-    const scattered = custom([Array.from({ length: 64 }, (_, i) => Array.from({ length: 64 }, (__, j) => (i * 5 + j * 3) % 17 === 0))], 16)
-    expect(short(scattered, 16)).toBe(true)
-    expect(short(full(), 16, 0)).toBe(false)
-  })
-
   test('with global tokens every pair of positions is linked within two layers', () => {
     for (const pattern of [bigbird({ block: 16 }), longformer(8, [1], [0])]) {
       const n = 320

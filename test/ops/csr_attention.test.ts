@@ -62,10 +62,15 @@ const masksOf = (q: Tensor, keys: number, { segment, padding }: Attributes) => {
     keyMask: padding ? tensor(Uint8Array.from(grid((j) => (j % padding === padding - 1 ? 0 : 1))), [batch, keys], { ...on, dtype: 'bool' }) : null,
   }
 }
+/** The library itself does not multiply by all of these blocks. */
+const simulated = Boolean(process.env.GPUSIM_HOME)
 const run = ([q, k, v]: Tensor[], attrs: Attributes) => {
   const { kvHeads, scale, causal } = attrs
   let layout = keep.get(attrs)
-  if (!layout) keep.set(attrs, (layout = attrs.layout(q.shape[1], k.shape[1])))
+  if (!layout) {
+    keep.set(attrs, (layout = attrs.layout(q.shape[1], k.shape[1])))
+    layout.byBlocks = simulated
+  }
   return csrAttention(q, k, v, layout, { heads: q.shape[2], kvHeads, scale, causal, ...masksOf(q, k.shape[1], attrs) })
 }
 
