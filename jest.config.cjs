@@ -3,6 +3,8 @@ module.exports = {
   testEnvironment: 'node',
   roots: ['<rootDir>/test'],
   testMatch: ['**/*.test.ts'],
+  // Times want a machine of their own, one test at a time: npm run test:timing.
+  testPathIgnorePatterns: ['/node_modules/', '<rootDir>/test/timing/'],
   maxWorkers: 2,
   // Forces worker processes, so that a crash of native code is pinned on its test file.
   workerIdleMemoryLimit: '2GB',
