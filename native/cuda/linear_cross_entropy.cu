@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(128) bias_gradient_kernel(const T* grads, int6
 }
 
 template <class A, class T, int V, bool kWarp>
-__global__ void __launch_bounds__(kMostThreads<kWarp>) head_kernel(Head<A, T> h) {
+__global__ void __launch_bounds__(kMostThreads<kWarp>, kWarp ? 5 : 1) head_kernel(Head<A, T> h) {
   constexpr int N = kItemsOf<kWarp>;
   __shared__ A shared[32];
   const int64_t row = row_of_group<kWarp>();
