@@ -14,8 +14,8 @@ export interface OpAttrs {
   argmin: { axes: readonly number[]; keepdims: boolean }
   attention: { heads: number; kv_heads: number; causal: boolean; window: number; scale: number; dropout: number; seed: number; offset: number; kv_length: number }
   attention_backward: { heads: number; kv_heads: number; causal: boolean; window: number; scale: number; dropout: number; seed: number; offset: number; kv_length: number }
-  block_sparse_attention: { heads: number; kv_heads: number; block: number; scale: number; short_tiles: boolean }
-  block_sparse_attention_backward: { heads: number; kv_heads: number; block: number; scale: number; short_tiles: boolean }
+  block_sparse_attention: { heads: number; kv_heads: number; block: number; scale: number }
+  block_sparse_attention_backward: { heads: number; kv_heads: number; block: number; scale: number }
   broadcast_to: { shape: readonly number[] }
   cast: { dtype: DType }
   concat: { axis: number }
@@ -220,12 +220,12 @@ export const opTable: OpDescription[] = [
   {
     name: 'block_sparse_attention',
     inputs: [input('q'), input('k'), input('v'), input('row_starts'), input('columns'), input('mask_ids'), input('masks')],
-    attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'block', type: 'integer' }, { name: 'scale', type: 'number' }, { name: 'short_tiles', type: 'flag' }],
+    attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'block', type: 'integer' }, { name: 'scale', type: 'number' }],
   },
   {
     name: 'block_sparse_attention_backward',
     inputs: [input('grad_out'), input('q'), input('k'), input('v'), input('out'), input('lse'), input('row_starts'), input('columns'), input('mask_ids'), input('masks'), input('column_starts'), input('column_entries'), input('entry_rows')],
-    attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'block', type: 'integer' }, { name: 'scale', type: 'number' }, { name: 'short_tiles', type: 'flag' }],
+    attrs: [{ name: 'heads', type: 'integer' }, { name: 'kv_heads', type: 'integer' }, { name: 'block', type: 'integer' }, { name: 'scale', type: 'number' }],
   },
   {
     name: 'broadcast_to',
@@ -845,4 +845,4 @@ export const opTable: OpDescription[] = [
 ]
 
 /** Of the table that the addon must have; see addon.opsHash(). */
-export const opTableHash = 730792543
+export const opTableHash = 630794219

@@ -24,12 +24,6 @@ export interface BlockSizes {
 /** A pattern's blocks for one number of queries and keys. i32 lists; masks bool [masks, block, block]. */
 export class BlockLayout {
   private readonly copies = new Map<Device, Tensor[]>()
-  /**
-   * Whether a GPU takes tiles of 64 queries, 16 a warp, where it has tiles of 128, 32 a warp. On an H200 they take 7 to 55 % less
-   * time forwards and up to 22 % less backwards, over windows, BigBird, Longformer, scattered blocks and all keys; 6 % more
-   * backwards with one in 17 blocks of 16 and heads of 64 columns. The numbers are the same.
-   */
-  shortTiles = true
 
   constructor(
     readonly sizes: BlockSizes,
@@ -183,7 +177,7 @@ export function blockSparseAttention(q: Tensor, k: Tensor, v: Tensor, layout: Bl
       'make a layout for these sizes with blockLayout()',
     )
   }
-  const attrs = { heads: options.heads, kv_heads: options.kvHeads ?? options.heads, block, scale: options.scale ?? 0, short_tiles: layout.shortTiles }
+  const attrs = { heads: options.heads, kv_heads: options.kvHeads ?? options.heads, block, scale: options.scale ?? 0 }
   const lists = layout.on(q.device)
   const [out, lse] = run('block_sparse_attention', [q, k, v, ...lists.slice(0, 4)], attrs)
   record('block_sparse_attention', [q, k, v], [out], [q, k, v, out, lse, ...lists], ([grad], saved) => {

@@ -10,7 +10,7 @@ int64_t tiles_of(int64_t n, int64_t tile) { return (n + tile - 1) / tile; }
 // Asynchronous copies, and the formats bf16 and TF32, came with sm_80. Some chips have too little shared memory for wide f32.
 // Narrow f32 heads would be padding for the most part, and three TF32 products are a little less exact than short f32 sums.
 template <class T>
-AttentionTiling tiling_of(int capability, int64_t shared_bytes, int width, AttentionPass pass, bool short_tiles) {
+AttentionTiling tiling_of(int capability, int64_t shared_bytes, int width, AttentionPass pass, bool sparse) {
   const AttentionTiling plain = {false, kPlainTile, kPlainTile};
   if constexpr (sizeof(T) == 8) return plain;
   if (capability < 80 || width < (sizeof(T) == 4 ? 32 : 1) || width > 256) return plain;
@@ -22,7 +22,7 @@ AttentionTiling tiling_of(int capability, int64_t shared_bytes, int width, Atten
       if (bytes <= shared_bytes) tiling = {true, Shape::kOwn, Shape::kPassing};
     };
     // Both kernels of the gradient or neither. Short tiles need less.
-    auto take_either = [&](auto usual, auto shorter, int64_t bytes) { return short_tiles ? take(shorter, bytes) : take(usual, bytes); };
+    auto take_either = [&](auto usual, auto shorter, int64_t bytes) { return sparse ? take(shorter, bytes) : take(usual, bytes); };
     if (pass == AttentionPass::kForward) take_either(ForwardShape<T, D>{}, ForwardShape<T, D, true>{}, kForwardBytes<T, D>);
     else if (pass == AttentionPass::kGradQ) take_either(QueryShape<T, D>{}, QueryShape<T, D, true>{}, kBackwardBytes<T, D>);
     else take(KeyShape<T, D>{}, kBackwardBytes<T, D>);
@@ -31,9 +31,9 @@ AttentionTiling tiling_of(int capability, int64_t shared_bytes, int width, Atten
   return tiling;
 }
 template <class T>
-AttentionTiling tiling_of(const KernelArgs* args, int width, AttentionPass pass, bool short_tiles = false) {
+AttentionTiling tiling_of(const KernelArgs* args, int width, AttentionPass pass, bool sparse = false) {
   const Stream& stream = stream_of(args);
-  return tiling_of<T>(stream.capability, stream.shared_bytes_per_block, width, pass, short_tiles);
+  return tiling_of<T>(stream.capability, stream.shared_bytes_per_block, width, pass, sparse);
 }
 
 int32_t attention(const KernelArgs* args) {
@@ -80,19 +80,19 @@ int32_t attention_backward(const KernelArgs* args) {
 
 }  // namespace
 
-AttentionTiling attention_tiling(const KernelArgs* args, DType dtype, int width, AttentionPass pass, bool short_tiles) {
+AttentionTiling attention_tiling(const KernelArgs* args, DType dtype, int width, AttentionPass pass) {
   AttentionTiling tiling{};
   dispatch_floating(dtype, [&](auto tag) {
-    tiling = tiling_of<typename decltype(tag)::Type>(args, width, pass, short_tiles);
+    tiling = tiling_of<typename decltype(tag)::Type>(args, width, pass, true);
     return 0;
   });
   return tiling;
 }
 
-AttentionTiling attention_tiling(bool tensor_cores, DType dtype, int width, AttentionPass pass, bool short_tiles) {
+AttentionTiling attention_tiling(bool tensor_cores, DType dtype, int width, AttentionPass pass) {
   AttentionTiling tiling{};
   dispatch_floating(dtype, [&](auto tag) {
-    tiling = tiling_of<typename decltype(tag)::Type>(tensor_cores ? 80 : 0, INT64_MAX, width, pass, short_tiles);
+    tiling = tiling_of<typename decltype(tag)::Type>(tensor_cores ? 80 : 0, INT64_MAX, width, pass, true);
     return 0;
   });
   return tiling;

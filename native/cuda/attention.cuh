@@ -26,7 +26,6 @@ struct AttentionProblem {
   float dropout;            // probability
   Attribute seed, offset;   // of dropout; a step that is replayed as a graph has other ones each time
   bool causal, packed;
-  bool short_tiles;  // of queries: see BlockLayout.shortTiles
   AttentionBlocks by_query, by_key;  // for tiles of queries, and of keys
   bool aligned;  // every row of every tensor of elements starts at a multiple of 16 bytes and is made of whole 16 bytes
 
@@ -207,9 +206,9 @@ struct AttentionTiling {
 };
 
 // In attention.cu, for every floating format. The problem is complete but for `aligned`; t.delta and t.base have room.
-// The tiling on a device, and, for sizes that must be known before there is one, the tiling on any with tensor cores (or not).
-AttentionTiling attention_tiling(const KernelArgs* args, DType dtype, int width, AttentionPass pass, bool short_tiles);
-AttentionTiling attention_tiling(bool tensor_cores, DType dtype, int width, AttentionPass pass, bool short_tiles);
+// The tiling of a sparse layout on a device, and, for sizes that must be known before there is one, on any with tensor cores (or not).
+AttentionTiling attention_tiling(const KernelArgs* args, DType dtype, int width, AttentionPass pass);
+AttentionTiling attention_tiling(bool tensor_cores, DType dtype, int width, AttentionPass pass);
 template <class T>
 int32_t run_attention(const KernelArgs* args, AttentionProblem p, const AttentionForward<T>& t);
 template <class T>

@@ -591,7 +591,7 @@ constexpr int kRowBytesOf = D * static_cast<int>(sizeof(T));
 
 // The shapes of the three kernels for tiles of D columns: 32 rows a warp where the sums leave registers for it, else 16. As many
 // blocks as shared memory and registers leave room for; told so, the compiler spills nothing. Where queries have tiles of 128
-// rows, Short shapes of 64 are for layouts whose blocks a long tile cannot skip (AttentionProblem::short_tiles).
+// rows, Short shapes of 64 are for sparse layouts, whose blocks a long tile can skip less often.
 template <int kBytes, int D>
 struct MmaShapes {  // of f32
   static constexpr int kPassing = D <= 64 ? 32 : 16, kStages = D <= 128 ? 2 : 1, kForwardKeys = D <= 128 ? 32 : 16;
@@ -653,7 +653,7 @@ int32_t dispatch_width(int width, F&& body) {
 // Calls body(integral constant) with whether a call needs the kernels with kRules: for what hides or changes single scores other
 // than ranges of keys, for dropout, and for rows that are not made of whole chunks of the tile's width. Those without are for
 // 16-bit formats, where the loop that is left is short enough for that to matter.
-// The second constant: whether tiles of queries are short ones, where those are others than the usual.
+// The second constant: whether tiles of queries are short ones, as those of sparse layouts, where there are such.
 template <class T, int D, bool kHasShort, class F>
 int32_t with_rules(const AttentionProblem& p, F&& body) {
   if constexpr (sizeof(T) == 2) {
@@ -661,7 +661,7 @@ int32_t with_rules(const AttentionProblem& p, F&& body) {
     if (!masked && p.scale > 0 && p.dropout == 0 && p.aligned && p.width == D) return body(std::false_type{}, std::false_type{});
   }
   if constexpr (kHasShort) {
-    if (p.short_tiles) return body(std::true_type{}, std::true_type{});
+    if (p.by_query.items) return body(std::true_type{}, std::true_type{});
   }
   return body(std::true_type{}, std::false_type{});
 }

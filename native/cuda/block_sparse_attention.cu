@@ -105,7 +105,6 @@ AttentionProblem sparse_problem(const KernelArgs* args, int q) {
   p.width = static_cast<int>(query.shape[3]);
   p.q_stride = p.out_stride = int64_t{p.heads} * p.width;
   p.kv_stride = int64_t{p.kv_heads} * p.width;
-  p.short_tiles = args->flag(4);
   p.scale = args->number(3) ? args->number(3) : 1.0 / sqrt(static_cast<double>(p.width));
   return p;
 }
@@ -147,7 +146,7 @@ int32_t plan(const KernelArgs* args, const Listing& l, const TensorView& masks, 
 int64_t forward_workspace(const KernelArgs* args) {
   int64_t most = 0;
   for (const bool tensor_cores : {false, true}) {
-    const AttentionTiling tiling = attention_tiling(tensor_cores, args->inputs[0].dtype, static_cast<int>(args->inputs[0].dim(3)), AttentionPass::kForward, args->flag(4));
+    const AttentionTiling tiling = attention_tiling(tensor_cores, args->inputs[0].dtype, static_cast<int>(args->inputs[0].dim(3)), AttentionPass::kForward);
     const int64_t bytes = plan_bytes(listing_of(args, 0, 3, false, tiling));
     if (bytes > most) most = bytes;
   }
@@ -158,7 +157,7 @@ int32_t block_sparse_attention(const KernelArgs* args) {
   AttentionProblem p = sparse_problem(args, 0);
   if (int64_t{p.batch} * p.heads * p.queries == 0) return kOk;
   auto* memory = static_cast<char*>(args->workspace);
-  const AttentionTiling tiling = attention_tiling(args, args->inputs[0].dtype, p.width, AttentionPass::kForward, p.short_tiles);
+  const AttentionTiling tiling = attention_tiling(args, args->inputs[0].dtype, p.width, AttentionPass::kForward);
   if (const int32_t code = plan(args, listing_of(args, 0, 3, false, tiling), args->inputs[6], memory, &p.by_query)) return code;
   return dispatch_floating(args->inputs[0].dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;
@@ -174,7 +173,7 @@ int64_t backward_workspace(const KernelArgs* args) {
   for (const bool tensor_cores : {false, true}) {
     int64_t bytes = 0;
     for (const AttentionPass pass : {AttentionPass::kGradQ, AttentionPass::kGradKv}) {
-      const AttentionTiling tiling = attention_tiling(tensor_cores, args->inputs[1].dtype, static_cast<int>(args->inputs[1].dim(3)), pass, args->flag(4));
+      const AttentionTiling tiling = attention_tiling(tensor_cores, args->inputs[1].dtype, static_cast<int>(args->inputs[1].dim(3)), pass);
       bytes += plan_bytes(listing_of(args, 1, 6, pass == AttentionPass::kGradKv, tiling));
     }
     if (bytes > most) most = bytes;
@@ -187,7 +186,7 @@ int32_t block_sparse_attention_backward(const KernelArgs* args) {
   auto* memory = static_cast<char*>(args->workspace);
   for (const AttentionPass pass : {AttentionPass::kGradQ, AttentionPass::kGradKv}) {
     const bool by_key = pass == AttentionPass::kGradKv;
-    const AttentionTiling tiling = attention_tiling(args, args->inputs[1].dtype, p.width, pass, p.short_tiles);
+    const AttentionTiling tiling = attention_tiling(args, args->inputs[1].dtype, p.width, pass);
     if (const int32_t code = plan(args, listing_of(args, 1, 6, by_key, tiling), args->inputs[9], memory, by_key ? &p.by_key : &p.by_query)) return code;
   }
   return dispatch_floating(args->inputs[1].dtype, [&](auto tag) {

@@ -5,7 +5,7 @@
 // there, and writes the range back: sectors are touched once. A row that does not fit is done by the whole block, in two sweeps.
 // BSR: a row's pieces are whole sectors. A warp owns a row, in registers up to kHeldPacks packs a lane, in two sweeps beyond.
 #pragma once
-#include "cuda/kernel.cuh"
+#include "cuda/softmax.cuh"
 
 namespace lf::cuda {
 
@@ -43,19 +43,6 @@ struct Hidden {
     return key > last || (mask && !mask[key]) || (segments && segments[key] != segment);
   }
 };
-
-template <class A>
-__device__ __forceinline__ A nothing_seen() {
-  return -static_cast<A>(INFINITY);
-}
-template <class A>
-__device__ __forceinline__ A finite(A highest) {
-  return highest == nothing_seen<A>() ? A{} : highest;
-}
-template <class A>
-__device__ __forceinline__ A larger(A a, A b) {
-  return b > a || b != b ? b : a;
-}
 
 // The gradient's lists: scores, which become probabilities, and gradients of probabilities, which become those of scores.
 template <class A>
@@ -138,11 +125,11 @@ __device__ __forceinline__ void store_between(A* list, int64_t i, int64_t begin,
 // Scores of a long row, with -inf outside of it and for hidden keys.
 template <class A>
 __device__ __forceinline__ Pack<A> load_scores(const Rows& r, const Hidden& hidden, const A* values, int64_t i, int64_t begin, int64_t end) {
-  Pack<A> pack = load_between(values, i, begin, end, r.entries, nothing_seen<A>());
+  Pack<A> pack = load_between(values, i, begin, end, r.entries, lowest<A>());
   if (r.hides()) {
 #pragma unroll
     for (int k = 0; k < Pack<A>::n; ++k) {
-      if (i + k >= begin && i + k < end && hidden(r.columns[i + k])) pack.at[k] = nothing_seen<A>();
+      if (i + k >= begin && i + k < end && hidden(r.columns[i + k])) pack.at[k] = lowest<A>();
     }
   }
   return pack;
@@ -166,16 +153,16 @@ __global__ void __launch_bounds__(kThreads, sizeof(A) == 4 ? 5 : 3) csr_softmax_
       __syncthreads();
       for (int row = at + warp; row < end_row; row += kWarps) {
         const int begin = starts.of[row] - from, end = starts.of[row + 1] - from;
-        A highest = nothing_seen<A>();
+        A highest = lowest<A>();
         if (r.hides()) {
           const Hidden hidden(r, first + row);
           for (int i = begin + lane; i < end; i += 32) {
-            if (hidden(r.columns[from + i])) held[i] = nothing_seen<A>();
+            if (hidden(r.columns[from + i])) held[i] = lowest<A>();
           }
         }
         for (int i = begin + lane; i < end; i += 32) highest = larger(highest, held[i]);
         highest = warp_max(highest);
-        const A base = finite(highest);
+        const A base = finite_highest(highest);
         A sum = 0;
         for (int i = begin + lane; i < end; i += 32) sum += held[i] = exp(held[i] - base);
         sum = warp_sum(sum);
@@ -189,29 +176,19 @@ __global__ void __launch_bounds__(kThreads, sizeof(A) == 4 ? 5 : 3) csr_softmax_
     } else {
       const Hidden hidden(r, first + at);
       const int begin = low, end = starts.of[at + 1];
-      // A running maximum and sum in each thread.
-      A highest = nothing_seen<A>(), sum = 0;
+      RunningSums<A> running;
       for (int i = from + static_cast<int>(threadIdx.x) * n; i < end; i += kThreads * n) {
-        const Pack<A> pack = load_scores(r, hidden, values, i, begin, end);
-        A now = highest;
-#pragma unroll
-        for (int k = 0; k < n; ++k) now = larger(now, pack.at[k]);
-        const A base = finite(now);
-        sum *= exp(highest - base);
-#pragma unroll
-        for (int k = 0; k < n; ++k) sum += exp(pack.at[k] - base);
-        highest = now;
+        running.add(load_scores(r, hidden, values, i, begin, end).at);
       }
-      const A whole = block_max(highest, shared), base = finite(whole);
-      sum = block_sum(sum * exp(highest - base), shared);
-      const A factor = sum == 0 ? A{} : 1 / sum;
+      const RowSums<A> whole = running.template over_group<false>(shared);
+      const A factor = whole.sum == 0 ? A{} : 1 / whole.sum;
       for (int i = from + static_cast<int>(threadIdx.x) * n; i < end; i += kThreads * n) {
         Pack<A> pack = load_scores(r, hidden, values, i, begin, end);
 #pragma unroll
-        for (int k = 0; k < n; ++k) pack.at[k] = exp(pack.at[k] - base) * factor;
+        for (int k = 0; k < n; ++k) pack.at[k] = exp(pack.at[k] - whole.highest) * factor;
         store_between(values, i, begin, end, pack);
       }
-      if (threadIdx.x == 0) logs[at] = whole + log(sum);
+      if (threadIdx.x == 0) logs[at] = whole.log_sum();
       ++at;
     }
     __syncthreads();
@@ -239,12 +216,12 @@ __global__ void __launch_bounds__(kThreads, sizeof(A) == 4 ? 4 : 3) csr_softmax_
       for (int row = at + warp; row < end_row; row += kWarps) {
         const int begin = starts.of[row] - from, end = starts.of[row + 1] - from;
         A *const p = held[0], *const d = held[1];
-        const A base = finite(logs[row]);
+        const A base = finite_highest(logs[row]);
         A delta = 0;
         if (r.hides()) {
           const Hidden hidden(r, first + row);
           for (int i = begin + lane; i < end; i += 32) {
-            if (hidden(r.columns[from + i])) p[i] = nothing_seen<A>();
+            if (hidden(r.columns[from + i])) p[i] = lowest<A>();
           }
         }
         for (int i = begin + lane; i < end; i += 32) delta += (p[i] = exp(p[i] - base)) * d[i];
@@ -257,7 +234,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(A) == 4 ? 4 : 3) csr_softmax_
       at = end_row;
     } else {
       const Hidden hidden(r, first + at);
-      const A base = finite(logs[at]);
+      const A base = finite_highest(logs[at]);
       const int begin = low, end = starts.of[at + 1];
       A delta = 0;
       for (int i = from + static_cast<int>(threadIdx.x) * n; i < end; i += kThreads * n) {
@@ -312,12 +289,12 @@ struct BlockRow {
   }
   template <class A>
   __device__ __forceinline__ Pack<A> load_scores(const Hidden& hidden, const A* list, int i) const {
-    Pack<A> pack = load(list, i, nothing_seen<A>());
+    Pack<A> pack = load(list, i, lowest<A>());
     if (r.hides() && i < length) {
       const int first_column = column(i);
 #pragma unroll
       for (int k = 0; k < Pack<A>::n; ++k) {
-        if (hidden(first_column + k)) pack.at[k] = nothing_seen<A>();
+        if (hidden(first_column + k)) pack.at[k] = lowest<A>();
       }
     }
     return pack;
@@ -336,7 +313,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(A) == 4 ? 4 : 2) bsr_softmax_
   const int64_t row = int64_t{blockIdx.x} * kWarps + warp;
   const BlockRow own(r, row);
   const Hidden hidden(r, row);
-  A highest = nothing_seen<A>(), sum = 0;
+  A highest = lowest<A>(), sum = 0;
   if (own.length <= kTurn * kHeldPacks) {
     Pack<A> held[kHeldPacks];
 #pragma unroll
@@ -347,7 +324,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(A) == 4 ? 4 : 2) bsr_softmax_
       for (int k = 0; k < n; ++k) highest = larger(highest, held[j].at[k]);
     }
     highest = warp_max(highest);
-    const A base = finite(highest);
+    const A base = finite_highest(highest);
 #pragma unroll
     for (int j = 0; j < kHeldPacks; ++j) {
       if (j * kTurn >= own.length) break;
@@ -364,26 +341,16 @@ __global__ void __launch_bounds__(kThreads, sizeof(A) == 4 ? 4 : 2) bsr_softmax_
       own.store(values, j * kTurn + lane * n, held[j]);
     }
   } else {
-    // A running maximum and sum in each lane.
-    for (int i = lane * n; i < own.length; i += kTurn) {
-      const Pack<A> pack = own.load_scores(hidden, values, i);
-      A now = highest;
-#pragma unroll
-      for (int k = 0; k < n; ++k) now = larger(now, pack.at[k]);
-      const A base = finite(now);
-      sum *= exp(highest - base);
-#pragma unroll
-      for (int k = 0; k < n; ++k) sum += exp(pack.at[k] - base);
-      highest = now;
-    }
-    const A whole = warp_max(highest), base = finite(whole);
-    sum = warp_sum(sum * exp(highest - base));
-    highest = whole;
+    RunningSums<A> running;
+    for (int i = lane * n; i < own.length; i += kTurn) running.add(own.load_scores(hidden, values, i).at);
+    const RowSums<A> whole = running.template over_group<true>(nullptr);
+    highest = whole.highest;
+    sum = whole.sum;
     const A factor = sum == 0 ? A{} : 1 / sum;
     for (int i = lane * n; i < own.length; i += kTurn) {
       Pack<A> pack = own.load_scores(hidden, values, i);
 #pragma unroll
-      for (int k = 0; k < n; ++k) pack.at[k] = exp(pack.at[k] - base) * factor;
+      for (int k = 0; k < n; ++k) pack.at[k] = exp(pack.at[k] - highest) * factor;
       own.store(values, i, pack);
     }
   }
@@ -399,7 +366,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(A) == 4 ? 4 : 2) bsr_softmax_
   const int64_t row = int64_t{blockIdx.x} * kWarps + warp;
   const BlockRow own(r, row);
   const Hidden hidden(r, row);
-  const A base = finite(lse[row]);
+  const A base = finite_highest(lse[row]);
   A delta = 0;
   if (own.length <= kTurn * kHeldPacksBackward) {
     Pack<A> p[kHeldPacksBackward], d[kHeldPacksBackward];

@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kWideThreads) wide_head_kernel(Head<A, T> h) {
       if (i + k < h.vocab) total += piece.at[k];
     }
   }
-  const A log_sum = running.over_block(shared).log_sum(), factor = static_cast<A>(*h.scale);
+  const A log_sum = running.template over_group<false>(shared).log_sum(), factor = static_cast<A>(*h.scale);
   if (h.rule.spread > 0) total = block_sum(total, shared);
   if (!h.grads) {
     if (threadIdx.x == 0) h.losses[row] = h.rule.loss(log_sum, from[target] + (h.bias.data ? element<A>(h.bias, target) : A{0}), total, h.vocab);

@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kWideThreads) wide_softmax_kernel(const T* x, 
 #pragma unroll
     for (int k = 0; k < V; ++k) running.add(widen(piece.at[k]));
   }
-  const RowSums<A> sums = running.over_block(shared);
+  const RowSums<A> sums = running.template over_group<false>(shared);
   const A shift = log_form ? sums.log_sum() : sums.highest, factor = 1 / sums.sum;
   for (int64_t i = threadIdx.x * V; i < n; i += kWideThreads * V) {
     auto piece = load_piece<V>(x + i);
@@ -254,7 +254,7 @@ __global__ void __launch_bounds__(kWideThreads) wide_cross_entropy_kernel(const 
       total += widen(piece.at[k]);
     }
   }
-  const A log_sum = running.over_block(shared).log_sum();
+  const A log_sum = running.template over_group<false>(shared).log_sum();
   total = block_sum(total, shared);
   if (threadIdx.x == 0) out.finish(row, blockIdx.x, n, log_sum, total);
 }

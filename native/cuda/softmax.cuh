@@ -78,7 +78,7 @@ __device__ __forceinline__ RowSums<A> row_sums(const A (&x)[N], A* shared) {
   return {highest, group_sum<kWarp>(sum, shared)};
 }
 
-// One number after the other, and then over the block.
+// One number after the other, or some at a time, and then over the group.
 template <class A>
 struct RunningSums {
   A highest = lowest<A>(), sum = 0;
@@ -90,9 +90,21 @@ struct RunningSums {
       sum += exp(x - highest);
     }
   }
-  __device__ __forceinline__ RowSums<A> over_block(A* shared) const {
-    const A all = finite_highest(block_max(highest, shared));
-    return {all, block_sum(sum == 0 ? A(0) : sum * exp(highest - all), shared)};
+  template <int N>
+  __device__ __forceinline__ void add(const A (&x)[N]) {
+    A now = highest;
+#pragma unroll
+    for (int k = 0; k < N; ++k) now = larger(now, x[k]);
+    const A base = finite_highest(now);
+    sum *= exp(highest - base);
+#pragma unroll
+    for (int k = 0; k < N; ++k) sum += exp(x[k] - base);
+    highest = now;
+  }
+  template <bool kWarp>
+  __device__ __forceinline__ RowSums<A> over_group(A* shared) const {
+    const A all = finite_highest(group_max<kWarp>(highest, shared));
+    return {all, group_sum<kWarp>(sum == 0 ? A(0) : sum * exp(highest - all), shared)};
   }
 };
 

@@ -3,8 +3,7 @@
 // A layout is, for each pattern (one for all heads, or one a head) and each block of queries, a list of blocks of keys
 // (row_starts, columns), each with the number of its element mask, -1 where all is seen (mask_ids, masks). The gradient is
 // also given the same entries by blocks of keys (column_starts, column_entries, entry_rows), for devices that add up keys'
-// gradients block by block; short_tiles: tiles of 64 queries where a device also has tiles of 128.
-// Built and explained in lib/ops/block_sparse_attention.ts. Bound by FLOPs.
+// gradients block by block. Built and explained in lib/ops/block_sparse_attention.ts. Bound by FLOPs.
 #ifdef LF_SCHEMA_PASS
 #include "ops/attention_inputs.h"
 
@@ -15,8 +14,7 @@ const std::vector<AttrSpec>& sparse_attrs() {
   static const std::vector<AttrSpec> kAttrs = {{"heads", AttrType::kInteger},
                                                {"kv_heads", AttrType::kInteger},
                                                {"block", AttrType::kInteger},
-                                               {"scale", AttrType::kNumber},
-                                               {"short_tiles", AttrType::kFlag}};
+                                               {"scale", AttrType::kNumber}};
   return kAttrs;
 }
 
