@@ -6,16 +6,13 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
-import { GPT, type GPTConfig } from '../../lib/models/gpt'
-import { AdamW } from '../../lib/optim/adamw'
-import { decayGroups } from '../../lib/optim/optimizer'
+import type { GPTConfig } from '../../lib/models/gpt'
 import { checkpointing } from '../../lib/techniques/checkpointing'
 import { offload } from '../../lib/techniques/offload'
 import type { Technique } from '../../lib/techniques/technique'
 import { getDevice } from '../../lib/tensor/device'
-import { seed } from '../../lib/tensor/random'
 import { median } from '../../lib/train/format'
-import { Trainer } from '../../lib/train/trainer'
+import { gptTrainer } from '../gpt_trainer'
 
 const { values } = parseArgs({
   options: { device: { type: 'string', default: 'cpu' }, quick: { type: 'boolean', default: false }, folder: { type: 'string' } },
@@ -31,14 +28,8 @@ const batch = values.quick ? 4 : 8
 const steps = values.quick ? 4 : 8
 
 async function measure(techniques: Technique[]) {
-  seed(1)
   const before = (await device.synchronize()).liveBytes
-  const model = new GPT(config, { device })
-  const optimizer = new AdamW(decayGroups(model.namedParameters(), 0.1))
-  const size = batch * config.context
-  const ids = (shift: number) => Int32Array.from({ length: size }, (_, i) => (Math.imul(i + shift, 2654435761 | 0) >>> 8) % config.vocab)
-  const one = { inputs: ids(0), targets: ids(1), batch, context: config.context, tokens: size }
-  const trainer = new Trainer({ model, optimizer, schedule: () => 1e-4, data: { batch: () => one }, steps, techniques, precision: 'bf16' })
+  const { trainer, dispose } = gptTrainer(device, config, batch, steps, techniques)
   const losses: number[] = []
   const ms: number[] = []
   let [peak, flops] = [0, 0]
@@ -50,9 +41,7 @@ async function measure(techniques: Technique[]) {
     flops = metrics.flops
   }
   for (const line of await trainer.summary()) console.log(`    ${line}`)
-  model.dispose()
-  optimizer.dispose()
-  await device.synchronize()
+  await dispose()
   return { losses, ms: median(ms), peak, flops }
 }
 

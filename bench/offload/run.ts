@@ -16,19 +16,16 @@ import { parseArgs } from 'node:util'
 import { noGrad } from '../../lib/autograd/tape'
 import { GPT, type GPTConfig } from '../../lib/models/gpt'
 import { zeros } from '../../lib/ops/creation'
-import { AdamW } from '../../lib/optim/adamw'
-import { decayGroups } from '../../lib/optim/optimizer'
 import { delayedUpdate } from '../../lib/techniques/delayed_update'
 import { offload } from '../../lib/techniques/offload'
 import type { Technique } from '../../lib/techniques/technique'
 import { updateInBackward } from '../../lib/techniques/update_in_backward'
 import { getDevice } from '../../lib/tensor/device'
 import { Pager } from '../../lib/tensor/pager'
-import { seed } from '../../lib/tensor/random'
 import { keep } from '../../lib/tensor/scope'
 import type { Tensor } from '../../lib/tensor/tensor'
 import { median } from '../../lib/train/format'
-import { Trainer } from '../../lib/train/trainer'
+import { gptTrainer } from '../gpt_trainer'
 
 const { values } = parseArgs({
   options: { device: { type: 'string', default: 'cuda:0' }, quick: { type: 'boolean', default: false }, check: { type: 'boolean', default: false } },
@@ -42,13 +39,7 @@ const steps = values.quick ? 5 : 14
 
 /** Milliseconds and FLOPs of a step. */
 async function measure(batch: number, techniques: Technique[]) {
-  seed(1)
-  const model = new GPT(config, { device })
-  const optimizer = new AdamW(decayGroups(model.namedParameters(), 0.1))
-  const size = batch * config.context
-  const ids = (shift: number) => Int32Array.from({ length: size }, (_, i) => (Math.imul(i + shift, 2654435761 | 0) >>> 8) % config.vocab)
-  const one = { inputs: ids(0), targets: ids(1), batch, context: config.context, tokens: size }
-  const trainer = new Trainer({ model, optimizer, schedule: () => 1e-4, data: { batch: () => one }, steps, techniques, precision: 'bf16' })
+  const { trainer, dispose } = gptTrainer(device, config, batch, steps, techniques)
   const ms: number[] = []
   let flops = 0
   for await (const metrics of trainer.train()) {
@@ -56,9 +47,7 @@ async function measure(batch: number, techniques: Technique[]) {
     if (metrics.step > 4) ms.push(metrics.stepMs)
     flops = metrics.flops
   }
-  model.dispose()
-  optimizer.dispose()
-  await device.synchronize()
+  await dispose()
   return { ms: median(ms), flops }
 }
 
