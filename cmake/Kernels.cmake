@@ -1,12 +1,14 @@
 # The kernels, compiled once per instruction set; fills KERNEL_OBJECTS. One object library each: kernels_plain, and on
-# x86-64 kernels_avx2 and kernels_avx512, whose files named *_avx512bf16.cpp may use the BF16 instructions as well.
+# x86-64 kernels_avx2 and kernels_avx512, whose files named *_avx512bf16.cpp may use the BF16 instructions as well, and
+# those named *_amx.cpp the tile instructions on top of them.
 # Which of them runs is decided at run time.
 include(CheckCXXCompilerFlag)
 set(KERNEL_OBJECTS "")
 file(GLOB kernel_sources CONFIGURE_DEPENDS native/ops/*.cpp native/cpu/isa/*.cpp)
 file(GLOB bf16_sources CONFIGURE_DEPENDS native/ops/*_avx512bf16.cpp native/cpu/isa/*_avx512bf16.cpp)
+file(GLOB amx_sources CONFIGURE_DEPENDS native/ops/*_amx.cpp native/cpu/isa/*_amx.cpp)
 if(bf16_sources)
-  list(REMOVE_ITEM kernel_sources ${bf16_sources})
+  list(REMOVE_ITEM kernel_sources ${bf16_sources} ${amx_sources})
 endif()
 
 function(add_kernels name isa sources)
@@ -43,6 +45,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT CMAKE_OSX_ARC
     accepted_flags(avx512_flags -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
       -mprefer-vector-width=512)
     accepted_flags(bf16_flags ${avx512_flags} -mavx512bf16)
+    accepted_flags(amx_flags ${bf16_flags} -mamx-tile -mamx-bf16)
   endif()
   if(avx2_flags)
     add_kernels(kernels_avx2 1 "${kernel_sources}" ${avx2_flags})
@@ -51,6 +54,10 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT CMAKE_OSX_ARC
   if(avx512_flags AND bf16_flags)
     add_kernels(kernels_avx512 2 "${kernel_sources}" ${avx512_flags})
     add_kernels(kernels_avx512bf16 2 "${bf16_sources}" ${bf16_flags})
+    # Without them bf16 products take pairs.
+    if(amx_flags)
+      add_kernels(kernels_amx 2 "${amx_sources}" ${amx_flags})
+    endif()
   endif()
 endif()
 add_kernels(kernels_plain 0 "${kernel_sources}" ${plain_flags})

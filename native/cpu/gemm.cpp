@@ -8,10 +8,12 @@ namespace {
 
 constexpr int kLevels = 3;
 GemmFn g_by_level[kLevels][kNumDTypes] = {};
-GemmFn g_native_bf16 = nullptr;
+GemmFn g_bf16[kBf16Units] = {};
 
 GemmFn find(DType dtype) {
-  if (dtype == DType::kBF16 && g_native_bf16 && has_avx512_bf16()) return g_native_bf16;
+  for (int unit = static_cast<int>(bf16_unit()); dtype == DType::kBF16 && unit > 0; --unit) {
+    if (g_bf16[unit]) return g_bf16[unit];
+  }
   for (int level = isa_level(); level >= 0; --level) {
     if (GemmFn run = g_by_level[level][static_cast<int>(dtype)]) return run;
   }
@@ -20,13 +22,8 @@ GemmFn find(DType dtype) {
 
 }  // namespace
 
-void register_gemm(int level, DType dtype, bool native_bf16, GemmFn run) {
-  if (native_bf16) {
-    g_native_bf16 = run;
-  } else {
-    g_by_level[level][static_cast<int>(dtype)] = run;
-  }
-}
+void register_gemm(int level, DType dtype, GemmFn run) { g_by_level[level][static_cast<int>(dtype)] = run; }
+void register_gemm(Bf16Unit unit, GemmFn run) { g_bf16[static_cast<int>(unit)] = run; }
 
 void gemm(const Gemm& problem) {
   // Without columns there is still a bias gradient to compute.

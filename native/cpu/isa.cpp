@@ -5,6 +5,12 @@
 #include <string>
 #include <unordered_map>
 
+#if defined(LF_AMX) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #define LF_SCHEMA_PASS  // only the LF_ISA_* numbers
 #include "cpu/kernel.h"
 
@@ -15,8 +21,21 @@ constexpr int kLevels = 3;
 
 struct Isa {
   int level = LF_ISA_PLAIN;
-  bool bf16 = false;
+  Bf16Unit bf16 = Bf16Unit::kNone;
 };
+
+// Whether there are tiles for bf16 and this process may use them: Linux hands out their registers on request.
+bool has_tiles() {
+#if defined(LF_AMX) && defined(__linux__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;  // of EDX of leaf 7
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBf16) == 0 || (d & kTile) == 0) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 Isa detect() {
   Isa isa;
@@ -26,13 +45,15 @@ Isa detect() {
   if (isa.level == LF_ISA_AVX2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     isa.level = LF_ISA_AVX512;
-    isa.bf16 = __builtin_cpu_supports("avx512bf16");
+    if (__builtin_cpu_supports("avx512bf16")) isa.bf16 = Bf16Unit::kPairs;
   }
 #endif
   const char* wish = std::getenv("LEANFORMER_ISA");
-  if (wish && !std::strcmp(wish, "plain")) isa = {LF_ISA_PLAIN, false};
-  if (wish && !std::strcmp(wish, "avx2") && isa.level > LF_ISA_AVX2) isa = {LF_ISA_AVX2, false};
-  if (wish && !std::strcmp(wish, "avx512-nobf16")) isa.bf16 = false;
+  if (wish && !std::strcmp(wish, "plain")) isa = {LF_ISA_PLAIN, Bf16Unit::kNone};
+  if (wish && !std::strcmp(wish, "avx2") && isa.level > LF_ISA_AVX2) isa = {LF_ISA_AVX2, Bf16Unit::kNone};
+  if (wish && !std::strcmp(wish, "avx512-nobf16")) isa.bf16 = Bf16Unit::kNone;
+  const bool without_tiles = wish && !std::strcmp(wish, "avx512-bf16");
+  if (isa.bf16 == Bf16Unit::kPairs && !without_tiles && has_tiles()) isa.bf16 = Bf16Unit::kTiles;
   return isa;
 }
 
@@ -53,10 +74,11 @@ std::unordered_map<std::string, Entry>& table() {
 }  // namespace
 
 int isa_level() { return chosen().level; }
-bool has_avx512_bf16() { return chosen().bf16; }
+Bf16Unit bf16_unit() { return chosen().bf16; }
 
 const char* isa_name() {
-  if (chosen().bf16) return "avx512-bf16";
+  if (chosen().bf16 == Bf16Unit::kTiles) return "amx";
+  if (chosen().bf16 == Bf16Unit::kPairs) return "avx512-bf16";
   constexpr const char* kNames[kLevels] = {"plain", "avx2", "avx512"};
   return kNames[chosen().level];
 }

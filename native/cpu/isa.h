@@ -4,10 +4,14 @@
 
 namespace lf::cpu {
 
-// One of LF_ISA_*: the best of the machine, or less when LEANFORMER_ISA (plain, avx2, avx512, avx512-nobf16) says so.
-int isa_level();
-bool has_avx512_bf16();  // and it is not switched off
-const char* isa_name();  // "plain", "avx2", "avx512", "avx512-bf16"
+// What multiplies bf16 numbers: code for f32 on converted numbers, vdpbf16ps on pairs, or AMX on tiles of pairs.
+enum class Bf16Unit { kNone, kPairs, kTiles };
+constexpr int kBf16Units = 3;
+
+// The best of the machine, or less when LEANFORMER_ISA (plain, avx2, avx512-nobf16, avx512-bf16) says so.
+int isa_level();         // one of LF_ISA_*
+Bf16Unit bf16_unit();
+const char* isa_name();  // "plain", "avx2", "avx512", "avx512-bf16", "amx"
 
 void register_kernel(const char* op, int isa, KernelFn kernel);
 KernelFn find_kernel(const char* op);  // the best registered one that isa_level() allows, or nullptr

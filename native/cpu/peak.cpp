@@ -17,21 +17,23 @@ struct Entry {
 };
 constexpr int kLevels = 3;
 Entry g_f32[kLevels];
-Entry g_native_bf16;
+Entry g_bf16[kBf16Units];
 
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 }  // namespace
 
-void register_peak(int level, DType, bool native_bf16, int64_t flops_per_round, PeakFn body) {
-  (native_bf16 ? g_native_bf16 : g_f32[level]) = {flops_per_round, body};
+void register_peak(int level, int64_t flops_per_round, PeakFn body) { g_f32[level] = {flops_per_round, body}; }
+void register_peak(Bf16Unit unit, int64_t flops_per_round, PeakFn body) {
+  g_bf16[static_cast<int>(unit)] = {flops_per_round, body};
 }
 
 double measured_peak_gflops(DType dtype) {
   Entry entry;
   for (int level = isa_level(); level >= 0 && !entry.body; --level) entry = g_f32[level];
-  if (dtype == DType::kBF16 && has_avx512_bf16() && g_native_bf16.body) entry = g_native_bf16;
+  const Entry& of_bf16 = g_bf16[static_cast<int>(bf16_unit())];
+  if (dtype == DType::kBF16 && of_bf16.body) entry = of_bf16;
   const int64_t threads = num_threads();
   constexpr int64_t kRounds = 400000;
   double best = 0;

@@ -8,7 +8,7 @@ namespace lf {
 namespace {
 
 constexpr int64_t kKeyBlock = 64;  // a multiple of every vector width
-constexpr int64_t kStrip = 16;     // rows or keys of a block that the causal border is followed in
+constexpr int64_t kStrip = 16;     // rows or keys of a block that the causal border is followed in; a multiple of it as well
 constexpr double kMinusInfinity = -__builtin_inf();
 
 struct Shape {
@@ -68,28 +68,28 @@ struct Visibility {
   }
   // f(row, rows, keys): the keys of the block from k0 on that the causal rule leaves, in whole strips; the rows of the
   // block that see all of it come together, as the last ones.
-  template <class F>
+  template <int64_t kRows = kStrip, class F>
   void for_row_strips(int64_t q0, int64_t rows, int64_t k0, F&& f) const {
-    for (int64_t r = 0; r < rows; r += kStrip) {
-      const int64_t count = min64(kStrip, rows - r);
-      const int64_t keys = round_up(max64(end_key(q0 + r + count - 1) - k0, 0), kStrip);
+    for (int64_t r = 0; r < rows; r += kRows) {
+      const int64_t count = min64(kRows, rows - r);
+      const int64_t keys = round_up(max64(end_key(q0 + r + count - 1) - k0, 0), kRows);
       if (keys >= kKeyBlock) return f(r, rows - r, kKeyBlock);
       if (keys > 0) f(r, count, keys);
     }
   }
   // f(key, keys, row): the same by keys, which are seen from `row` on; those that all rows see come together first.
-  template <class F>
+  template <int64_t kKeys = kStrip, class F>
   void for_key_strips(int64_t q0, int64_t rows, int64_t k0, F&& f) const {
-    int64_t first[kKeyBlock / kStrip];
+    int64_t first[kKeyBlock / kKeys];
     for (int64_t& row : first) row = rows;
-    for_row_strips(q0, rows, k0, [&](int64_t r, int64_t, int64_t keys) {
-      for (int64_t c = 0; c < keys; c += kStrip) first[c / kStrip] = min64(first[c / kStrip], r);
+    for_row_strips<kKeys>(q0, rows, k0, [&](int64_t r, int64_t, int64_t keys) {
+      for (int64_t c = 0; c < keys; c += kKeys) first[c / kKeys] = min64(first[c / kKeys], r);
     });
     int64_t key = 0;
-    while (key < kKeyBlock && first[key / kStrip] == 0) key += kStrip;
+    while (key < kKeyBlock && first[key / kKeys] == 0) key += kKeys;
     if (key > 0) f(0, key, 0);
-    for (; key < kKeyBlock; key += kStrip) {
-      if (first[key / kStrip] < rows) f(key, kStrip, first[key / kStrip]);
+    for (; key < kKeyBlock; key += kKeys) {
+      if (first[key / kKeys] < rows) f(key, kKeys, first[key / kKeys]);
     }
   }
   bool free_of_masks() const { return !key_mask && !segments && slope == 0; }

@@ -72,5 +72,5 @@ onLinuxX64('a planted shared function and a planted vector constructor are found
 })
 
 function bf16Objects(): string[] {
-  return existsSync(path.join(built, 'kernels_avx512bf16.dir')) ? objects('kernels_avx512bf16') : []
+  return ['kernels_avx512bf16', 'kernels_amx'].filter((name) => existsSync(path.join(built, `${name}.dir`))).flatMap(objects)
 }

@@ -5,6 +5,8 @@
 // kKC units in a fixed order, so the result does not depend on how tasks are cut or who runs them.
 // Bound by FLOPs: per unit of k, kMR * kNV multiply-adds meet kNV loads and kMR broadcasts. Memory has that time to bring
 // what comes next (Ahead).
+// What a K says of its instructions: kDepth, the units that one takes along k (packed operands are zeros up to a whole number
+// of them); kByRows, whether A is wanted by rows even where it is stored by columns; Registers, what must live around them.
 #pragma once
 #include <type_traits>
 
@@ -85,7 +87,9 @@ struct Numbers {
   using Unit = Acc;
   using Sum = Acc;
   using V = typename Lanes<Acc>::V;
-  static constexpr int kPair = 1;
+  struct Registers {};
+  static constexpr int kPair = 1, kDepth = 1;
+  static constexpr bool kByRows = false;
   static constexpr int kMR = kMRows, kNV = 2, kLanes = Lanes<Acc>::n, kNR = kNV * kLanes;
   static constexpr int64_t kKC = 3072 / sizeof(Acc);
 
@@ -157,7 +161,7 @@ struct Product {
   const In* b;
   char* c;
   const int64_t threads;  // that take part
-  const int64_t units = ceil_div(g.k, kPair);
+  const int64_t units = ceil_div(ceil_div(g.k, kPair), K::kDepth) * K::kDepth;
   // Units of one step over k: equal steps of whole vectors, so that none is left with little to do.
   const int64_t step = units <= K::kKC ? max64(units, 1) : ceil_div(ceil_div(units, ceil_div(units, K::kKC)), kVf) * kVf;
   const bool narrow_c = !(g.dtype_c == DType::kF32 && sizeof(Sum) == 4);  // C holds In, not Sum
@@ -165,10 +169,15 @@ struct Product {
 
   // --- packing ---------------------------------------------------------------------------------------------------
 
+  // Of units [u0, u0 + n), those that hold numbers; the others are padding.
+  int64_t filled(int64_t u0, int64_t n) const { return min64(n, ceil_div(g.k, kPair) - u0); }
+
   // Units [u0, u0 + n) of kNR columns from `column` on: out[n][kNR].
   void pack_b(int64_t column, int64_t u0, int64_t n, Unit* out) const {
-    if (g.trans_b) return pack_b_transposed(column, u0, n, out);
-    for (int64_t u = 0; u < n; ++u) {
+    const int64_t there = filled(u0, n);
+    __builtin_memset(out + there * kNR, 0, static_cast<size_t>((n - there) * kNR) * sizeof(Unit));
+    if (g.trans_b) return pack_b_transposed(column, u0, there, out);
+    for (int64_t u = 0; u < there; ++u) {
       const In* row = b + (u0 + u) * kPair * g.ldb + column;
       K::template pack_across<kNR>(row, g.ldb, g.k - (u0 + u) * kPair, g.n - column, out + u * kNR);
     }
@@ -198,10 +207,12 @@ struct Product {
     }
   }
 
-  // Units [u0, u0 + n) of rows [row, row_end), panel by panel: out[kMR][kStride] when A is stored by rows, else [n][kMR].
+  // Units [u0, u0 + n) of rows [row, row_end), panel by panel: out[kMR][kStride] by rows, else [n][kMR].
   void pack_a(int64_t row, int64_t row_end, int64_t u0, int64_t n, Unit* out, Sum* row_sums) const {
-    const int64_t panels = ceil_div(row_end - row, kMR);
-    if (g.trans_a) {
+    const int64_t panels = ceil_div(row_end - row, kMR), there = filled(u0, n);
+    if constexpr (K::kByRows) {
+      if (g.trans_a) return turn_a(row, row_end, u0, n, out, row_sums);
+    } else if (g.trans_a) {
       for (int64_t u = 0; u < n; ++u) {
         const In* from = a + (u0 + u) * kPair * g.lda + row;
         // Rows that lie far apart: nothing but this brings them in time.
@@ -232,11 +243,47 @@ struct Product {
       if constexpr (sizeof(Unit) == 4) {
         for (; u + kVf <= whole; u += kVf) store(reinterpret_cast<float*>(to) + u, K::load_units(from + u * kPair));
       }
-      for (; u < n; ++u) to[u] = K::unit(from + u * kPair, g.k - (u0 + u) * kPair);
-      if (row_sums) {
-        for (u = 0; u < n; ++u) row_sums[i] += K::sums(to + u, 1)[0];
+      for (; u < there; ++u) to[u] = K::unit(from + u * kPair, g.k - (u0 + u) * kPair);
+      for (; u < n; ++u) to[u] = Unit{};
+      if (row_sums) row_sums[i] += sum_row(to, n);
+    }
+  }
+
+  // pack_a by rows of an A stored by columns: squares of units are transposed.
+  void turn_a(int64_t row, int64_t row_end, int64_t u0, int64_t n, Unit* out, Sum* row_sums) const {
+    const int64_t there = filled(u0, n), rows = ceil_div(row_end - row, kMR) * kMR;
+    for (int64_t u = 0; u < n; u += kVf) {
+      const In* from = a + (u0 + u) * kPair * g.lda + row;
+      const int64_t squares_units = min64(kVf, there - u);
+      // Rows that lie far apart: nothing but this brings the next ones in time.
+      for (int64_t r = kVf * kPair; r < 2 * kVf * kPair; ++r) {
+        const char* later = reinterpret_cast<const char*>(from + r * g.lda);
+        for (int64_t i = 0; i < (row_end - row) * static_cast<int64_t>(sizeof(In)); i += 64) __builtin_prefetch(later + i, 0, 3);
+      }
+      for (int64_t i = 0; i < rows; i += kVf) {
+        alignas(64) Unit units_of_k[kVf * kVf];
+        Vf square[kVf];
+        for (int64_t v = 0; v < kVf; ++v) {
+          Unit* to = units_of_k + v * kVf;
+          if (v < squares_units) {
+            K::template pack_across<kVf>(from + v * kPair * g.lda + i, g.lda, g.k - (u0 + u + v) * kPair, row_end - row - i, to);
+          }
+          square[v] = v < squares_units ? load(reinterpret_cast<const float*>(to)) : Vf{};
+        }
+        transpose(square);
+        Unit* to = out + i / kMR * kPanelUnits + i % kMR * kStride + u;
+        for (int64_t v = 0; v < kVf; ++v) store(reinterpret_cast<float*>(to + v * kStride), square[v]);
       }
     }
+    for (int64_t i = 0; row_sums && i < row_end - row; ++i) {
+      row_sums[i] += sum_row(out + i / kMR * kPanelUnits + i % kMR * kStride, n);
+    }
+  }
+
+  static Sum sum_row(const Unit* units, int64_t n) {
+    V sums{};
+    for_lanes<Sum>(n, [&](int64_t u, int64_t count) { sums += K::sums(units + u, count); });
+    return reduce_add(sums);
   }
 
   // sums[i] += units [n][kMR] over n, for `count` columns i; four chains, because an addition takes a while.
@@ -407,10 +454,14 @@ struct Product {
   template <bool kRowPanel>
   static LF_INLINE void multiply_rows(int64_t rows, int64_t n, const Unit* a, const Unit* b, const Sum* start, int64_t start_ld,
                                       Sum* out, int64_t ld, Ahead& ahead) {
-    if constexpr (kMR > 8) {
-      if (rows > 4 && rows <= 8) return K::template multiply<kRowPanel, 8>(n, a, b, start, start_ld, out, ld, ahead);
+    if constexpr (kMR > 16) {
+      if (rows <= 16) return K::template multiply<kRowPanel, 16>(n, a, b, start, start_ld, out, ld, ahead);
+    } else {
+      if constexpr (kMR > 8) {
+        if (rows > 4 && rows <= 8) return K::template multiply<kRowPanel, 8>(n, a, b, start, start_ld, out, ld, ahead);
+      }
+      if (rows <= 4) return K::template multiply<kRowPanel, 4>(n, a, b, start, start_ld, out, ld, ahead);
     }
-    if (rows <= 4) return K::template multiply<kRowPanel, 4>(n, a, b, start, start_ld, out, ld, ahead);
     K::template multiply<kRowPanel, kMR>(n, a, b, start, start_ld, out, ld, ahead);
   }
 
@@ -435,6 +486,7 @@ struct Product {
             int64_t first, int64_t count, bool sum_rows) const {
     const int64_t panels = ceil_div(row_end - row, kMR);
     const bool plain = is_plain(), bare = finish == &Product::template finish_whole<In, 0, 0, 0>;
+    [[maybe_unused]] const typename K::Registers registers;
     // Sums of the steps before, where they are not in C: whole tiles with what lies over the edges.
     const int64_t width = count * kNR;
     const size_t a_bytes = static_cast<size_t>(panels * kPanelUnits) * sizeof(Unit);
@@ -605,11 +657,13 @@ struct Product {
             __builtin_memset(packed.states, 0, states);
           }
           const auto row = [&](int64_t of) { return min64((panel + min64(of, tasks) * count / tasks) * kMR, g.m); };
-          if (g.trans_a) {
-            task<false>(block, packed, row(t), row(t + 1), row(t + 1), row(t + 2), first, width, sum_rows);
-          } else {
-            task<true>(block, packed, row(t), row(t + 1), row(t + 1), row(t + 2), first, width, sum_rows);
+          if constexpr (!K::kByRows) {
+            if (g.trans_a) {
+              task<false>(block, packed, row(t), row(t + 1), row(t + 1), row(t + 2), first, width, sum_rows);
+              continue;
+            }
           }
+          task<true>(block, packed, row(t), row(t + 1), row(t + 1), row(t + 2), first, width, sum_rows);
         }
       }
     });

@@ -21,10 +21,10 @@ struct Double : Numbers<double, double, kRows> {};
 
 struct Register {
   Register() {
-    cpu::register_gemm(LF_ISA, DType::kF32, false, run_gemm<Single<float>>);
-    cpu::register_gemm(LF_ISA, DType::kF16, false, run_gemm<Single<f16>>);
-    cpu::register_gemm(LF_ISA, DType::kBF16, false, run_gemm<Single<bf16>>);
-    cpu::register_gemm(LF_ISA, DType::kF64, false, run_gemm<Double>);
+    cpu::register_gemm(LF_ISA, DType::kF32, run_gemm<Single<float>>);
+    cpu::register_gemm(LF_ISA, DType::kF16, run_gemm<Single<f16>>);
+    cpu::register_gemm(LF_ISA, DType::kBF16, run_gemm<Single<bf16>>);
+    cpu::register_gemm(LF_ISA, DType::kF64, run_gemm<Double>);
   }
 } const registered;
 

@@ -21,7 +21,7 @@ void multiply_adds(int64_t rounds, float* sink) {
 }
 
 struct Register {
-  Register() { cpu::register_peak(LF_ISA, DType::kBF16, true, 4 * kChains * kVf, multiply_adds); }
+  Register() { cpu::register_peak(cpu::Bf16Unit::kPairs, 4 * kChains * kVf, multiply_adds); }
 } const registered;
 
 }  // namespace
