@@ -8,7 +8,7 @@
 
 namespace lf {
 
-constexpr uint32_t kAbiVersion = 5;
+constexpr uint32_t kAbiVersion = 6;
 constexpr int64_t kMarkBytes = 4096;
 constexpr int32_t kMostBranches = 8;
 
@@ -41,8 +41,9 @@ struct GraphServices {
 // stands for the end of what it was given for; it is nullptr, with `error` filled in, where nothing was begun. Functions
 // without `stream` may be called from any thread.
 struct CopyServices {
-  // nullptr when there is none left. Never freed.
+  // nullptr when there is none left.
   void* (*allocate_host)(int device_index, int64_t bytes);
+  void (*free_host)(int device_index, void* memory);
   void* (*to_host)(void* stream, void* host, const void* device, int64_t bytes, char* error);
   // Once `after`, a ticket, is reached, where it is not nullptr.
   void* (*to_device)(void* stream, void* device, const void* host, int64_t bytes, void* after, char* error);
@@ -65,6 +66,9 @@ struct Backend {
   int32_t device_count;
   // A device's stream object, made on the thread that will use it. The CPU has none and returns kOk with nullptr.
   int32_t (*create_stream)(int device_index, void** stream, char* error);
+  // The last call, from the same thread, once all slabs, graphs, marks and tickets were given back: everything that the stream
+  // object has on the device and the host. nullptr where it has nothing.
+  void (*destroy_stream)(void* stream);
   // A new region of device memory, or nullptr when there is none left.
   void* (*allocate_slab)(void* stream, int64_t bytes);
   void (*free_slab)(void* stream, void* slab, int64_t bytes);

@@ -32,7 +32,8 @@ void* Arena::allocate(int64_t bytes) {
     char* slab = static_cast<char*>(source_(slab_bytes));
     if (!slab) return nullptr;
     reserved_bytes_ += slab_bytes;
-    insert_free(slab, {slab_bytes, slabs_++});
+    insert_free(slab, {slab_bytes, static_cast<int>(slabs_.size())});
+    slabs_.push_back({slab, slab_bytes});
   }
   live_bytes_ += bytes;
   peak_bytes_ = std::max(peak_bytes_, live_bytes_);
@@ -87,6 +88,16 @@ void Arena::release(void* pointer) {
   if (it == live_.end()) return;
   live_bytes_ -= it->second.asked;
   put_back(it);
+}
+
+std::vector<Arena::Slab> Arena::take_slabs() {
+  std::vector<Slab> out;
+  out.swap(slabs_);
+  free_by_address_.clear();
+  free_by_size_.clear();
+  live_.clear();
+  held_blocks_ = live_bytes_ = reserved_bytes_ = 0;
+  return out;
 }
 
 void Arena::put_back(const std::unordered_map<char*, Live>::iterator& it) {

@@ -39,6 +39,12 @@ class Arena {
   // Blocks allocated from now on have `bytes` bytes (a multiple of 64) to spare before and after them, not counted as live.
   void set_guard(int64_t bytes) { guard_ = bytes; }
   int64_t guard_of(void* pointer) const;  // the spare bytes round a live block
+  // Forgets everything and hands its slabs over.
+  struct Slab {
+    void* memory;
+    int64_t bytes;
+  };
+  std::vector<Slab> take_slabs();
 
  private:
   struct Block {
@@ -61,7 +67,7 @@ class Arena {
   void put_back(const std::unordered_map<char*, Live>::iterator& it);
   int64_t size_of(int64_t bytes) const;
   std::unordered_map<char*, Live> live_;
-  int slabs_ = 0;
+  std::vector<Slab> slabs_;
   int64_t held_blocks_ = 0;
   int64_t live_bytes_ = 0, peak_bytes_ = 0, reserved_bytes_ = 0, limit_ = 0, guard_ = 0;
 };

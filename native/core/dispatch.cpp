@@ -19,7 +19,6 @@ void Context::update_devices() {
   const auto devices = available_devices();
   for (size_t i = streams_.size(); i < devices.size(); ++i) {
     const DeviceDescription& device = devices[i];
-    // Leaked with their threads when the environment ends; see ~Context.
     streams_.emplace_back(new Stream(device.backend, device.index, device.name));
     std::vector<Kernel> table(all_ops().size());
     for (const OpSchema* op : all_ops()) {
@@ -32,10 +31,13 @@ void Context::update_devices() {
 }
 
 Context::~Context() {
-  for (auto& stream : streams_) {
-    stream->wait_idle();
-    stream.release();  // its thread still refers to it
+  for (Slot& slot : slots_) {
+    if (slot.storage && --slot.storage->references == 0) stream(slot.device).release(slot.storage);
   }
+  for (auto& stream : streams_) stream->wait_idle();
+  pagers_.clear();
+  for (auto& stream : streams_) stream->settle();
+  for (auto& stream : streams_) stream->close();
 }
 
 Stream& Context::stream(int device) {

@@ -29,7 +29,7 @@ struct ProgramCounts {
 class Context {
  public:
   Context();
-  ~Context();  // waits until the streams are idle; their threads stay
+  ~Context();  // releases all tensors and closes the streams
   Context(const Context&) = delete;
 
   // Makes streams for devices that joined the process since.

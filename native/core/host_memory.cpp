@@ -6,7 +6,9 @@ constexpr int64_t kMostLeaving = int64_t{256} << 20;
 }
 
 HostMemory::HostMemory(const Backend* backend, int device_index)
-    : copies_(backend ? backend->copies : nullptr),
+    : backend_(backend),
+      device_index_(device_index),
+      copies_(backend ? backend->copies : nullptr),
       arena_([=](int64_t bytes) {
         return backend->copies ? backend->copies->allocate_host(device_index, bytes) : backend->allocate_slab(nullptr, bytes);
       }) {}
@@ -39,6 +41,22 @@ void HostMemory::free_first() {
   leaving_bytes_ -= arena_.asked(leaving_.front().data);
   arena_.release(leaving_.front().data);
   leaving_.pop_front();
+}
+
+void HostMemory::settle() {
+  std::lock_guard lock(mutex_);
+  while (!leaving_.empty()) {
+    wait(leaving_.front().copy);
+    free_first();
+  }
+}
+
+void HostMemory::free_all() {
+  std::lock_guard lock(mutex_);
+  for (const Arena::Slab& slab : arena_.take_slabs()) {
+    if (copies_) copies_->free_host(device_index_, slab.memory);
+    else backend_->free_slab(nullptr, slab.memory, slab.bytes);
+  }
 }
 
 int64_t HostMemory::locked_bytes() {

@@ -32,12 +32,18 @@ class HostMemory {
   std::shared_ptr<Block> allocate(int64_t bytes);
   // Until the copy is over. false: the device is in trouble.
   bool wait(const Ticket& copy);
+  // Waits for all copies that use it.
+  void settle();
+  // To the system again, once nobody has a block of it.
+  void free_all();
   int64_t locked_bytes();  // taken from the system so far; page-locked where the device has copies of its own
 
  private:
   void release(Block& block);
   void free_first();  // of leaving_
 
+  const Backend* backend_;
+  const int device_index_;
   const CopyServices* copies_;
   std::mutex mutex_;
   Arena arena_;

@@ -156,4 +156,13 @@ int32_t StepGraph::finish(void* stream, char* error) {
   return code;
 }
 
+void StepGraph::clear(void* stream) {
+  recording_ = false;
+  launches_.clear();
+  for (const Known& known : known_) {
+    if (known.graph) backend_->graphs->destroy(stream, known.graph);
+  }
+  known_.clear();
+}
+
 }  // namespace lf

@@ -42,6 +42,8 @@ class StepGraph {
   int32_t finish(void* stream, char* error);
   // Ends the recording and carries out what was listed, launch by launch: something needs the results now.
   int32_t flush(void* stream, char* error);
+  // Forgets all steps and gives their graphs back.
+  void clear(void* stream);
   // Graphs started so far.
   int64_t replays() const { return replays_; }
 

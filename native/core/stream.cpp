@@ -90,14 +90,46 @@ Stream::Stream(const Backend* backend, int device_index, std::string device_name
       op_stats_(all_ops().size()),
       step_(backend) {
   if (!backend_) return;
-  if (backend_->mark) std::thread([this] { wait_loop(); }).detach();
-  std::thread thread([this] {
+  if (backend_->mark) waiter_ = std::thread([this] { wait_loop(); });
+  thread_ = std::thread([this] {
 #if defined(__linux__)
     pthread_setname_np(pthread_self(), "lf-stream");
 #endif
     loop();
   });
-  thread.detach();  // lives as long as the process: exit must never wait for a kernel
+}
+
+void Stream::settle() {
+  call([this] {
+    while (free_first_leaving()) {}
+    host_memory_.settle();
+  });
+  wait_idle();
+}
+
+void Stream::close() {
+  if (!backend_) return;
+  if (waiter_.joinable()) {
+    {
+      std::lock_guard lock(wait_mutex_);
+      waiting_.push_back({});
+    }
+    wait_wake_.notify_one();
+    waiter_.join();
+  }
+  call([this] { closing_ = true; });
+  thread_.join();
+  for (const auto* works : {&queue_, &spare_}) {
+    for (Work* work : *works) delete work;
+  }
+}
+
+// Whatever fails on the way: a device in trouble has lost what was on it.
+void Stream::give_everything_back() {
+  if (opened_) step_.clear(stream_);
+  host_memory_.free_all();
+  for (const Arena::Slab& slab : arena_.take_slabs()) backend_->free_slab(stream_, slab.memory, slab.bytes);
+  if (opened_ && backend_->destroy_stream) backend_->destroy_stream(stream_);
 }
 
 // Works go round: memory that one thread takes and another gives back would make both wait for the allocator.
@@ -131,12 +163,19 @@ void Stream::push(Work* work) {
   if (wake) wake_.notify_one();
 }
 
-void Stream::loop() {
+void Stream::open() {
   char text[kErrorText] = "";
-  if (const int32_t code = backend_->create_stream(device_index_, &stream_, text)) fail(static_cast<Code>(code), text);
+  const int32_t code = backend_->create_stream(device_index_, &stream_, text);
+  opened_ = !code;
+  const char* hint = code == kOutOfMemory ? "others use the device's memory: nvidia-smi lists them" : "";
+  if (code) fail(static_cast<Code>(code), name_ + ": " + text, hint);
+}
+
+void Stream::loop() {
+  open();
   std::vector<Work*> batch;
   int64_t taken = 0;
-  for (;;) {
+  while (!closing_) {
     if (pushed_.load(std::memory_order_acquire) == taken) {
       const auto until = Clock::now() + kSpin;  // a sleep and a wake-up cost more than the usual gap between operators
       while (pushed_.load(std::memory_order_acquire) == taken && Clock::now() < until) pause();
@@ -156,6 +195,8 @@ void Stream::loop() {
       work->clear();
     }
   }
+  for (Work* work : batch) delete work;
+  give_everything_back();
 }
 
 void Stream::execute(Work& work) {
@@ -525,7 +566,7 @@ void Stream::fence(Done done) {
   call([this, done = std::move(done)]() mutable {
     if (backend_ && backend_->mark && !error_.code) return finish_when_reached(nullptr, 0, nullptr, std::move(done));
     char text[kErrorText] = "";
-    if (backend_ && backend_->synchronize(stream_, text)) fail(kKernel, text);
+    if (open_here() && backend_->synchronize(stream_, text)) fail(kKernel, text);
     done(error_, stats_here());
   });
 }
@@ -548,6 +589,7 @@ void Stream::wait_loop() {
       next = std::move(waiting_.front());
       waiting_.pop_front();
     }
+    if (!next.done) return;
     char text[kErrorText] = "";
     StreamError error;
     if (const int32_t code = backend_->wait(next.mark, next.host, text)) {
@@ -572,7 +614,7 @@ void Stream::wait_idle() {
   std::promise<void> done;
   call([&] {
     char text[kErrorText] = "";
-    if (backend_ && backend_->synchronize(stream_, text)) fail(kKernel, text);
+    if (open_here() && backend_->synchronize(stream_, text)) fail(kKernel, text);
     done.set_value();
   });
   done.get_future().wait();
@@ -583,6 +625,7 @@ void Stream::clear_error() {
     if (has_late_error_.load(std::memory_order_acquire)) adopt_late_error();
     error_ = {};
     char text[kErrorText] = "";
+    if (backend_ && !opened_) return open();
     if (backend_ && backend_->recover(stream_, text)) fail(kStreamFailed, text);
   });
 }

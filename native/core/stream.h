@@ -83,6 +83,10 @@ class Stream {
 
   // `backend` is nullptr for the meta device.
   Stream(const Backend* backend, int device_index, std::string device_name);
+  // The end of a stream, whose storages were all released, in two parts, because others may hold tickets of its copies: settle
+  // on all streams, then close. Both block. At process.exit() neither is called: nobody waits for a kernel there.
+  void settle();
+  void close();
 
   // Takes the two lists.
   void run_op(const OpSchema* op, KernelFn kernel, const Cost& cost, int64_t workspace_bytes, std::vector<Operand>& inputs,
@@ -144,14 +148,17 @@ class Stream {
   struct Waiting {
     void* mark;
     void* host;
-    Done done;
+    Done done;  // none: the thread ends
     DeviceStats stats;
   };
   Work* blank_work();
   void spend(Work* work);
   void push(Work* work);
+  void open();
   void loop();
   void wait_loop();
+  bool open_here() const { return backend_ && opened_; }
+  void give_everything_back();
   void adopt_late_error();
   void finish_when_reached(const void* device, int64_t bytes, void* host, Done done);
   bool fail_now();  // see fail_placement
@@ -191,6 +198,9 @@ class Stream {
   const Backend* backend_;
   int device_index_;
   void* stream_ = nullptr;  // the backend's own, made on the stream's thread
+  bool opened_ = false;     // it could be made
+  bool closing_ = false;    // the stream's thread ends
+  std::thread thread_, waiter_;
   std::string name_;
   Arena arena_;
   const CopyServices* copies_;

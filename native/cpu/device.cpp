@@ -80,6 +80,7 @@ const Backend* backend() {
                                    .name = "cpu",
                                    .device_count = 1,
                                    .create_stream = create_stream,
+                                   .destroy_stream = nullptr,
                                    .allocate_slab = allocate_slab,
                                    .free_slab = free_slab,
                                    .copy_in = copy,

@@ -60,6 +60,8 @@ void* allocate_host(int device_index, int64_t bytes) {
   return nullptr;
 }
 
+void free_host(int, void* memory) { cudaFreeHost(memory); }
+
 void* to_host(void* stream, void* host, const void* device, int64_t bytes, char* error) {
   const cudaStream_t on = self(stream).copies->leaving;
   return after_kernels(self(stream), on, error, [=] { return cudaMemcpyAsync(host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, on); });
@@ -126,7 +128,7 @@ void drop(void* ticket) {
 
 }  // namespace
 
-const CopyServices kCopies = {allocate_host, to_host, to_device, to_peer, point, join, reached, wait, drop};
+const CopyServices kCopies = {allocate_host, free_host, to_host, to_device, to_peer, point, join, reached, wait, drop};
 
 cudaError_t open_copies(Stream& at) {
   at.copies = new Copies;
@@ -140,6 +142,23 @@ cudaError_t open_copies(Stream& at) {
   step(cudaMalloc(&made.arrivals, kStagingBytes));
   for (cudaEvent_t& event : made.arrivals_free) step(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
   return code;
+}
+
+void close_copies(Stream& at) {
+  if (!at.copies) return;
+  Copies& gone = *at.copies;
+  for (cudaStream_t stream : {gone.leaving, gone.arriving, gone.inputs}) {
+    if (!stream) continue;
+    cudaStreamSynchronize(stream);
+    cudaStreamDestroy(stream);
+  }
+  for (cudaEvent_t event : {gone.begin, gone.arrivals_free[0], gone.arrivals_free[1]}) {
+    if (event) cudaEventDestroy(event);
+  }
+  for (cudaEvent_t event : gone.spare) cudaEventDestroy(event);
+  cudaFree(gone.arrivals);
+  delete &gone;
+  at.copies = nullptr;
 }
 
 cudaError_t copy_through(Stream& at, void* place, char* room, const char* host, size_t bytes, cudaEvent_t sent, cudaEvent_t taken) {

@@ -22,6 +22,7 @@ struct Copies {
 };
 
 cudaError_t open_copies(Stream& at);
+void close_copies(Stream& at);
 // From page-locked memory to `place`, before the next kernel and after those launched so far, but for the way to the device,
 // which begins at once. `sent`: the host's memory was read. `taken`: the waiting room is free.
 cudaError_t copy_through(Stream& at, void* place, char* room, const char* host, size_t bytes, cudaEvent_t sent, cudaEvent_t taken);

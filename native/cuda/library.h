@@ -47,4 +47,6 @@ int64_t product_workspace(int64_t m, int64_t n, int64_t k, int64_t batch);
 // enqueued, and the product of numbers without an epilogue always works. m, n, k and batch above 0.
 int32_t multiply(const KernelArgs* args, const Product& product, void* workspace, int64_t workspace_bytes, bool* done);
 
+void close_library(Stream& at);  // no product is under way
+
 }  // namespace lf::cuda

@@ -1,5 +1,6 @@
 // The plug-in's entry and its device services: streams, slabs, copies through pinned staging memory, errors. Kernels are
 // in the other files of this folder and register themselves.
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -13,6 +14,7 @@
 #include "cuda/kernel.cuh"
 #include "cuda/library.h"
 #include "cuda/nvml.h"
+#include "cuda/sparse_library.h"
 
 namespace lf::cuda {
 namespace {
@@ -30,7 +32,7 @@ std::map<std::string, Entry>& table() {
 
 int32_t fail(char* error, const char* what, cudaError_t code) {
   std::snprintf(error, kErrorText, "%s: CUDA error %d: %s", what, static_cast<int>(code), cudaGetErrorString(code));
-  return kKernel;
+  return code == cudaErrorMemoryAllocation ? kOutOfMemory : kKernel;
 }
 #define LF_TRY(what, call)                                                     \
   do {                                                                         \
@@ -39,28 +41,6 @@ int32_t fail(char* error, const char* what, cudaError_t code) {
 
 Stream& self(void* stream) { return *static_cast<Stream*>(stream); }
 
-int32_t create_stream(int device_index, void** out, char* error) {
-  LF_TRY("device", cudaSetDevice(device_index));
-  auto* made = new Stream;
-  made->device = device_index;
-  int major = 0, minor = 0, shared = 0;
-  LF_TRY("device", cudaDeviceGetAttribute(&made->multiprocessors, cudaDevAttrMultiProcessorCount, device_index));
-  LF_TRY("device", cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device_index));
-  LF_TRY("device", cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device_index));
-  LF_TRY("device", cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device_index));
-  made->capability = 10 * major + minor;
-  made->shared_bytes_per_block = shared;
-  LF_TRY("stream", cudaStreamCreateWithFlags(&made->stream, cudaStreamNonBlocking));
-  made->queues[0] = made->stream;
-  LF_TRY("stream", cudaMalloc(&made->faults, sizeof(FaultRecord)));
-  LF_TRY("stream", cudaMemsetAsync(made->faults, 0, sizeof(FaultRecord), made->stream));
-  LF_TRY("stream", cudaMallocHost(&made->faults_host, sizeof(FaultRecord)));
-  LF_TRY("stream", cudaMallocHost(&made->staging, kStagingBytes));
-  for (cudaEvent_t& event : made->staging_free) LF_TRY("stream", cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
-  LF_TRY("stream", open_copies(*made));
-  *out = made;
-  return kOk;
-}
 
 void* allocate_slab(void*, int64_t bytes) {
   void* slab = nullptr;
@@ -181,8 +161,15 @@ Mark* new_mark(Stream& at) {
   made->problem = cudaEventCreateWithFlags(&made->event, cudaEventDisableTiming | cudaEventBlockingSync);
   if (!made->problem) made->problem = cudaMallocHost(&pinned, sizeof(FaultRecord) + kMarkBytes);
   made->faults = static_cast<FaultRecord*>(pinned);
-  made->bytes = static_cast<char*>(pinned) + sizeof(FaultRecord);
+  if (pinned) made->bytes = static_cast<char*>(pinned) + sizeof(FaultRecord);
   return made;
+}
+
+void destroy_mark(Mark* gone) {
+  if (gone->event) cudaEventDestroy(gone->event);
+  if (gone->faults) cudaFreeHost(gone->faults);
+  cudaGetLastError();
+  delete gone;
 }
 
 void* mark(void* stream, const void* device, int64_t bytes) {
@@ -212,7 +199,11 @@ void* mark(void* stream, const void* device, int64_t bytes) {
 int32_t wait(void* waited, void* host, char* error) {
   Mark* at = static_cast<Mark*>(waited);
   if (!at->problem) at->problem = cudaEventSynchronize(at->event);
-  if (at->problem) return fail(error, "synchronize", at->problem);  // not used again: its device is in trouble
+  if (at->problem) {  // not used again: its device is in trouble
+    const int32_t code = fail(error, "synchronize", at->problem);
+    destroy_mark(at);
+    return code;
+  }
   const int32_t code = fault_text(*at->at, *at->faults, error);
   if (!code && at->num_bytes) std::memcpy(host, at->bytes, static_cast<size_t>(at->num_bytes));
   std::lock_guard lock(marks().mutex);
@@ -245,6 +236,73 @@ double seconds(void* stream, int32_t from, int32_t to) {
   return ms / 1e3;
 }
 void forget_times(void* stream) { times()[&self(stream)].used = 0; }
+
+int32_t open_stream(Stream& made, char* error) {
+  int major = 0, minor = 0, shared = 0;
+  LF_TRY("device", cudaDeviceGetAttribute(&made.multiprocessors, cudaDevAttrMultiProcessorCount, made.device));
+  LF_TRY("device", cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, made.device));
+  LF_TRY("device", cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, made.device));
+  LF_TRY("device", cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, made.device));
+  made.capability = 10 * major + minor;
+  made.shared_bytes_per_block = shared;
+  LF_TRY("stream", cudaStreamCreateWithFlags(&made.stream, cudaStreamNonBlocking));
+  made.queues[0] = made.stream;
+  LF_TRY("stream", cudaMalloc(&made.faults, sizeof(FaultRecord)));
+  LF_TRY("stream", cudaMemsetAsync(made.faults, 0, sizeof(FaultRecord), made.stream));
+  LF_TRY("stream", cudaMallocHost(&made.faults_host, sizeof(FaultRecord)));
+  LF_TRY("stream", cudaMallocHost(&made.staging, kStagingBytes));
+  for (cudaEvent_t& event : made.staging_free) LF_TRY("stream", cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  LF_TRY("stream", open_copies(made));
+  return kOk;
+}
+
+// Of a stream that is only half made, too.
+void destroy_stream(void* stream) {
+  Stream& at = self(stream);
+  for (cudaStream_t queue : at.queues) {
+    if (queue) cudaStreamSynchronize(queue);
+  }
+  {
+    std::lock_guard lock(marks().mutex);
+    auto& free = marks().free;
+    const auto mine = std::stable_partition(free.begin(), free.end(), [&](const Mark* one) { return one->at != &at; });
+    std::for_each(mine, free.end(), destroy_mark);
+    free.erase(mine, free.end());
+  }
+  for (cudaEvent_t event : times()[&at].events) {
+    if (event) cudaEventDestroy(event);
+  }
+  times().erase(&at);
+  close_copies(at);
+  close_library(at);
+  close_sparse_library(at);
+  for (cudaEvent_t event : at.reached) {
+    if (event) cudaEventDestroy(event);
+  }
+  for (cudaEvent_t event : at.staging_free) {
+    if (event) cudaEventDestroy(event);
+  }
+  cudaFree(at.faults);
+  cudaFreeHost(at.faults_host);
+  cudaFreeHost(at.staging);
+  for (cudaStream_t queue : at.queues) {
+    if (queue) cudaStreamDestroy(queue);
+  }
+  cudaGetLastError();
+  delete &at;
+}
+
+int32_t create_stream(int device_index, void** out, char* error) {
+  LF_TRY("device", cudaSetDevice(device_index));
+  auto* made = new Stream;
+  made->device = device_index;
+  if (const int32_t code = open_stream(*made, error)) {
+    destroy_stream(made);
+    return code;
+  }
+  *out = made;
+  return kOk;
+}
 
 KernelFn find_kernel(const char* op) {
   const auto found = table().find(op);
@@ -362,6 +420,7 @@ const Backend* open(uint32_t abi_version, const char* build_stamp, char* error) 
     made.abi_version = kAbiVersion;
     made.name = "cuda";
     made.create_stream = create_stream;
+    made.destroy_stream = destroy_stream;
     made.allocate_slab = allocate_slab;
     made.free_slab = free_slab;
     made.copy_in = copy_in;

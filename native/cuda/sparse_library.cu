@@ -31,10 +31,9 @@ struct Library {
   uint64_t calls = 0;
 };
 
-// A stream is only used by its own thread.
-Library& library_of(Stream* stream) {
-  static thread_local auto& all = *new std::map<Stream*, Library>;
-  return all[stream];
+Library& library_of(Stream& stream) {
+  if (!stream.sparse_library) stream.sparse_library = new Library;
+  return *static_cast<Library*>(stream.sparse_library);
 }
 
 int32_t fail(const KernelArgs* args, const char* what, cusparseStatus_t status) {
@@ -125,7 +124,7 @@ template <class A>
 int32_t find_plan(const KernelArgs* args, Kind kind, const SparsePattern& p, int64_t width, A* values, A* left, A* right, Library*& library,
                   Plan*& out) {
   Stream& stream = stream_of(args);
-  library = &library_of(&stream);
+  library = &library_of(stream);
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   if (const cudaError_t code = cudaStreamIsCapturing(stream.stream, &capture)) return report(args, code);
   const bool recording = capture != cudaStreamCaptureStatusNone;
@@ -157,6 +156,15 @@ int32_t find_plan(const KernelArgs* args, Kind kind, const SparsePattern& p, int
 }
 
 }  // namespace
+
+void close_sparse_library(Stream& at) {
+  auto* gone = static_cast<Library*>(at.sparse_library);
+  if (!gone) return;
+  for (auto& [key, plan] : gone->plans) destroy(plan);
+  if (gone->handle) cusparseDestroy(gone->handle);
+  delete gone;
+  at.sparse_library = nullptr;
+}
 
 template <class A>
 int32_t sampled_product(const KernelArgs* args, const SparsePattern& pattern, int64_t width, A scale, const A* a, const A* b, A* values) {

@@ -29,4 +29,6 @@ int32_t sampled_product(const KernelArgs* args, const SparsePattern& pattern, in
 template <class A>
 int32_t sparse_product(const KernelArgs* args, const SparsePattern& pattern, int64_t width, const A* values, const A* b, A* c);
 
+void close_sparse_library(Stream& at);  // no product is under way
+
 }  // namespace lf::cuda

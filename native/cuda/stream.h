@@ -35,6 +35,7 @@ struct Stream {
   cudaEvent_t staging_free[2] = {};
   int staging_next = 0;
   void* library = nullptr;  // cuBLASLt's handle and plans, made by the first product (library.cu)
+  void* sparse_library = nullptr;  // cuSPARSE's (sparse_library.cu)
   // While a graph is recorded: where on the device the attributes of the kernel called now will be; nullptr otherwise.
   const double* attributes = nullptr;
   // What faults mean: text with three %lld for the value, its position and the limit. Entries never change once made, so
