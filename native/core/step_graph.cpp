@@ -84,9 +84,13 @@ int32_t StepGraph::capture(Known& known, void* stream, char* error) {
   const GraphServices& graphs = *backend_->graphs;
   int64_t size = 0;
   for (const Launch& launch : launches_) size += aligned(part_bytes(launch));
-  if (const int32_t code = graphs.begin(stream, size, &known.graph, error)) return code;
   int64_t at = 0;
-  int32_t code = kOk;
+  int32_t code = graphs.begin(stream, size, &known.graph, error);
+  if (code) {
+    graphs.destroy(stream, known.graph);
+    known.graph = nullptr;
+    return code;
+  }
   for (const Launch& launch : launches_) {
     if (code) break;
     if (launch.op || launch.bytes.empty()) {
