@@ -5,8 +5,8 @@
 // kKC units in a fixed order, so the result does not depend on how tasks are cut or who runs them.
 // Bound by FLOPs: per unit of k, kMR * kNV multiply-adds meet kNV loads and kMR broadcasts. Memory has that time to bring
 // what comes next (Ahead).
-// What a K says of its instructions: kDepth, the units that one takes along k (packed operands are zeros up to a whole number
-// of them); kByRows, whether A is wanted by rows even where it is stored by columns; Registers, what must live around them.
+// What a K says of its instructions: kTiles, whether they multiply tiles of 16 pairs along k, which want A by rows and zeros up
+// to a whole tile; Registers, what must live around them; kUnitsAnAsk, how often they ask for memory ahead.
 #pragma once
 #include <type_traits>
 
@@ -88,8 +88,9 @@ struct Numbers {
   using Sum = Acc;
   using V = typename Lanes<Acc>::V;
   struct Registers {};
-  static constexpr int kPair = 1, kDepth = 1;
-  static constexpr bool kByRows = false;
+  static constexpr int kPair = 1, kUnitsAnAsk = 1;
+  static constexpr bool kTiles = false;
+  static constexpr int64_t kTaskBytes = int64_t{288} << 10;  // two threads may share an L2 cache of 1 MB
   static constexpr int kMR = kMRows, kNV = 2, kLanes = Lanes<Acc>::n, kNR = kNV * kLanes;
   static constexpr int64_t kKC = 3072 / sizeof(Acc);
 
@@ -153,6 +154,7 @@ struct Product {
   using Finish = void (Product::*)(const Sum* tile, int64_t row, int64_t column) const;
   static constexpr int kMR = K::kMR, kNR = K::kNR, kNV = K::kNV, kLanes = K::kLanes;
   static constexpr int64_t kPair = K::kPair, kStride = kRowStride<K>;
+  static constexpr int64_t kDepth = K::kTiles ? kVf : 1;  // units that an instruction takes along k
   static constexpr int64_t kPanelUnits = kMR * kStride;
   static constexpr int64_t kMostRegions = 64;
 
@@ -161,7 +163,7 @@ struct Product {
   const In* b;
   char* c;
   const int64_t threads;  // that take part
-  const int64_t units = ceil_div(ceil_div(g.k, kPair), K::kDepth) * K::kDepth;
+  const int64_t units = ceil_div(ceil_div(g.k, kPair), kDepth) * kDepth;
   // Units of one step over k: equal steps of whole vectors, so that none is left with little to do.
   const int64_t step = units <= K::kKC ? max64(units, 1) : ceil_div(ceil_div(units, ceil_div(units, K::kKC)), kVf) * kVf;
   const bool narrow_c = !(g.dtype_c == DType::kF32 && sizeof(Sum) == 4);  // C holds In, not Sum
@@ -169,17 +171,17 @@ struct Product {
 
   // --- packing ---------------------------------------------------------------------------------------------------
 
-  // Of units [u0, u0 + n), those that hold numbers; the others are padding.
-  int64_t filled(int64_t u0, int64_t n) const { return min64(n, ceil_div(g.k, kPair) - u0); }
-
   // Units [u0, u0 + n) of kNR columns from `column` on: out[n][kNR].
   void pack_b(int64_t column, int64_t u0, int64_t n, Unit* out) const {
-    const int64_t there = filled(u0, n);
-    __builtin_memset(out + there * kNR, 0, static_cast<size_t>((n - there) * kNR) * sizeof(Unit));
-    if (g.trans_b) return pack_b_transposed(column, u0, there, out);
-    for (int64_t u = 0; u < there; ++u) {
-      const In* row = b + (u0 + u) * kPair * g.ldb + column;
-      K::template pack_across<kNR>(row, g.ldb, g.k - (u0 + u) * kPair, g.n - column, out + u * kNR);
+    if constexpr (K::kTiles) {
+      for (int64_t u = 0; u < n; u += kDepth) pack_b_tiles(column, u0 + u, out + u * kNR);
+    } else if (g.trans_b) {
+      pack_b_transposed(column, u0, n, out);
+    } else {
+      for (int64_t u = 0; u < n; ++u) {
+        const In* row = b + (u0 + u) * kPair * g.ldb + column;
+        K::template pack_across<kNR>(row, g.ldb, g.k - (u0 + u) * kPair, g.n - column, out + u * kNR);
+      }
     }
   }
 
@@ -209,10 +211,15 @@ struct Product {
 
   // Units [u0, u0 + n) of rows [row, row_end), panel by panel: out[kMR][kStride] by rows, else [n][kMR].
   void pack_a(int64_t row, int64_t row_end, int64_t u0, int64_t n, Unit* out, Sum* row_sums) const {
-    const int64_t panels = ceil_div(row_end - row, kMR), there = filled(u0, n);
-    if constexpr (K::kByRows) {
-      if (g.trans_a) return turn_a(row, row_end, u0, n, out, row_sums);
-    } else if (g.trans_a) {
+    if constexpr (K::kTiles) {
+      pack_a_tiles(row, row_end, u0, n, out, row_sums);
+    } else {
+      pack_a_vectors(row, row_end, u0, n, out, row_sums);
+    }
+  }
+  void pack_a_vectors(int64_t row, int64_t row_end, int64_t u0, int64_t n, Unit* out, Sum* row_sums) const {
+    const int64_t panels = ceil_div(row_end - row, kMR);
+    if (g.trans_a) {
       for (int64_t u = 0; u < n; ++u) {
         const In* from = a + (u0 + u) * kPair * g.lda + row;
         // Rows that lie far apart: nothing but this brings them in time.
@@ -243,40 +250,8 @@ struct Product {
       if constexpr (sizeof(Unit) == 4) {
         for (; u + kVf <= whole; u += kVf) store(reinterpret_cast<float*>(to) + u, K::load_units(from + u * kPair));
       }
-      for (; u < there; ++u) to[u] = K::unit(from + u * kPair, g.k - (u0 + u) * kPair);
-      for (; u < n; ++u) to[u] = Unit{};
+      for (; u < n; ++u) to[u] = K::unit(from + u * kPair, g.k - (u0 + u) * kPair);
       if (row_sums) row_sums[i] += sum_row(to, n);
-    }
-  }
-
-  // pack_a by rows of an A stored by columns: squares of units are transposed.
-  void turn_a(int64_t row, int64_t row_end, int64_t u0, int64_t n, Unit* out, Sum* row_sums) const {
-    const int64_t there = filled(u0, n), rows = ceil_div(row_end - row, kMR) * kMR;
-    for (int64_t u = 0; u < n; u += kVf) {
-      const In* from = a + (u0 + u) * kPair * g.lda + row;
-      const int64_t squares_units = min64(kVf, there - u);
-      // Rows that lie far apart: nothing but this brings the next ones in time.
-      for (int64_t r = kVf * kPair; r < 2 * kVf * kPair; ++r) {
-        const char* later = reinterpret_cast<const char*>(from + r * g.lda);
-        for (int64_t i = 0; i < (row_end - row) * static_cast<int64_t>(sizeof(In)); i += 64) __builtin_prefetch(later + i, 0, 3);
-      }
-      for (int64_t i = 0; i < rows; i += kVf) {
-        alignas(64) Unit units_of_k[kVf * kVf];
-        Vf square[kVf];
-        for (int64_t v = 0; v < kVf; ++v) {
-          Unit* to = units_of_k + v * kVf;
-          if (v < squares_units) {
-            K::template pack_across<kVf>(from + v * kPair * g.lda + i, g.lda, g.k - (u0 + u + v) * kPair, row_end - row - i, to);
-          }
-          square[v] = v < squares_units ? load(reinterpret_cast<const float*>(to)) : Vf{};
-        }
-        transpose(square);
-        Unit* to = out + i / kMR * kPanelUnits + i % kMR * kStride + u;
-        for (int64_t v = 0; v < kVf; ++v) store(reinterpret_cast<float*>(to + v * kStride), square[v]);
-      }
-    }
-    for (int64_t i = 0; row_sums && i < row_end - row; ++i) {
-      row_sums[i] += sum_row(out + i / kMR * kPanelUnits + i % kMR * kStride, n);
     }
   }
 
@@ -284,6 +259,68 @@ struct Product {
     V sums{};
     for_lanes<Sum>(n, [&](int64_t u, int64_t count) { sums += K::sums(units + u, count); });
     return reduce_add(sums);
+  }
+
+  // 16 pairs along k of 16 neighbours (rows of A or columns of B) that start at x, `ld` apart, of which `lines` are there and
+  // have `left` numbers, a line in each vector; zeros elsewhere.
+  static LF_INLINE void read_along(const In* x, int64_t ld, int64_t lines, int64_t left, Vf (&tile)[kVf]) {
+    for (int64_t i = 0; i < kVf; ++i) tile[i] = K::read_pairs(x + i * ld, i < lines ? left : 0);
+  }
+  // The same of neighbours that lie side by side, rows of k `ld` apart: a pair of all in each vector.
+  static LF_INLINE void read_across(const In* x, int64_t ld, int64_t lines, int64_t left, Vf (&tile)[kVf]) {
+    for (int64_t i = 0; i < kVf; ++i) tile[i] = K::read_pairs_across(x + i * kPair * ld, ld, left - i * kPair, lines);
+  }
+  // A tile lies in one piece of memory; those of 16 rows or columns follow each other along k.
+  static LF_INLINE void store_tile(const Vf (&tile)[kVf], Unit* out) {
+    for (int64_t i = 0; i < kVf; ++i) store(reinterpret_cast<float*>(out + i * kVf), tile[i]);
+  }
+
+  void pack_b_tiles(int64_t column, int64_t u0, Unit* out) const {
+    const int64_t k = u0 * kPair, left = g.k - k;
+    for (int64_t strip = 0; strip < kNR; strip += kVf) {
+      const int64_t first = column + strip;
+      Vf tile[kVf];
+      if (g.trans_b) {
+        read_along(b + first * g.ldb + k, g.ldb, g.n - first, left, tile);
+        transpose(tile);
+      } else {
+        read_across(b + k * g.ldb + first, g.ldb, g.n - first, left, tile);
+      }
+      store_tile(tile, out + strip * kVf);
+    }
+  }
+
+  void pack_a_tiles(int64_t row, int64_t row_end, int64_t u0, int64_t n, Unit* out, Sum* row_sums) const {
+    const int64_t rows = ceil_div(row_end - row, kMR) * kMR;
+    const auto place = [&](int64_t i) { return out + i / kVf * kVf * kStride; };
+    for (int64_t u = 0; g.trans_a && u < n; u += kDepth) {
+      const int64_t k = (u0 + u) * kPair;
+      const In* from = a + k * g.lda + row;
+      // Rows that lie far apart: nothing but this brings the next ones in time.
+      for (int64_t r = kVf * kPair; r < 2 * kVf * kPair; ++r) {
+        const char* later = reinterpret_cast<const char*>(from + r * g.lda);
+        for (int64_t i = 0; i < (row_end - row) * static_cast<int64_t>(sizeof(In)); i += 64) __builtin_prefetch(later + i, 0, 3);
+      }
+      for (int64_t i = 0; i < rows; i += kVf) {
+        Vf tile[kVf];
+        read_across(from + i, g.lda, row_end - row - i, g.k - k, tile);
+        transpose(tile);
+        store_tile(tile, place(i) + u * kVf);
+      }
+    }
+    for (int64_t i = 0; !g.trans_a && i < rows; i += kVf) {
+      for (int64_t u = 0; u < n; u += kDepth) {
+        const int64_t k = (u0 + u) * kPair;
+        Vf tile[kVf];
+        read_along(a + (row + i) * g.lda + k, g.lda, row_end - row - i, g.k - k, tile);
+        store_tile(tile, place(i) + u * kVf);
+      }
+    }
+    for (int64_t i = 0; row_sums && i < row_end - row; ++i) {
+      V sums{};
+      for (int64_t u = 0; u < n; u += kDepth) sums += K::sums(place(i) + u * kVf + i % kVf * kVf, kVf);
+      row_sums[i] += reduce_add(sums);
+    }
   }
 
   // sums[i] += units [n][kMR] over n, for `count` columns i; four chains, because an addition takes a while.
@@ -454,7 +491,7 @@ struct Product {
   template <bool kRowPanel>
   static LF_INLINE void multiply_rows(int64_t rows, int64_t n, const Unit* a, const Unit* b, const Sum* start, int64_t start_ld,
                                       Sum* out, int64_t ld, Ahead& ahead) {
-    if constexpr (kMR > 16) {
+    if constexpr (K::kTiles) {
       if (rows <= 16) return K::template multiply<kRowPanel, 16>(n, a, b, start, start_ld, out, ld, ahead);
     } else {
       if constexpr (kMR > 8) {
@@ -510,13 +547,13 @@ struct Product {
         const Unit* panel_b = packed_panel(block, packed, panel, u0, n);
         if (t + 1 < count) of_b = look_at_b(block, packed, panel + 1, u0, n);
         // A is wanted last. What came too early would have left the L2 cache by then.
-        const bool a_next = (count - t - 1) * panels * n <= 2 * of_a.lines_left + panels * n;
+        const bool a_next = (count - t - 1) * panels * n <= 2 * of_a.lines_left * K::kUnitsAnAsk + panels * n;
         for (int64_t p = 0; p < panels; ++p) {
           const int64_t i = row + p * kMR, rows = min64(kMR, row_end - i);
           const Unit* panel_a = packed_a + p * kPanelUnits;
           Ahead none = nothing;
           Ahead& ahead = of_b.lines_left > 0 ? of_b : a_next && of_a.lines_left > 0 ? of_a : none;
-          ahead.lines_left -= n;
+          ahead.lines_left -= n / K::kUnitsAnAsk;
           const bool whole = rows == kMR && columns == kNR;
           if (plain) {
             const bool add = g.accumulate || u0 > 0;
@@ -561,7 +598,7 @@ struct Product {
   }
 
   static constexpr int64_t kBlockBytes = int64_t{8} << 20;   // packed B at a time, and sums beside C
-  static constexpr int64_t kTaskBytes = int64_t{288} << 10;  // packed A of a task: two threads may share an L2 cache of 1 MB
+  static constexpr int64_t kTaskBytes = K::kTaskBytes;       // packed A of a task
 
   // How C is divided among the threads: rows x columns regions.
   struct Grid {
@@ -657,7 +694,7 @@ struct Product {
             __builtin_memset(packed.states, 0, states);
           }
           const auto row = [&](int64_t of) { return min64((panel + min64(of, tasks) * count / tasks) * kMR, g.m); };
-          if constexpr (!K::kByRows) {
+          if constexpr (!K::kTiles) {
             if (g.trans_a) {
               task<false>(block, packed, row(t), row(t + 1), row(t + 1), row(t + 2), first, width, sum_rows);
               continue;

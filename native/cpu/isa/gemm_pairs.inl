@@ -14,8 +14,9 @@ struct Pairs {
   using Sum = float;
   using V = Vf;
   struct Registers {};
-  static constexpr int kPair = 2, kDepth = 1;
-  static constexpr bool kByRows = false;
+  static constexpr int kPair = 2, kUnitsAnAsk = 1;
+  static constexpr bool kTiles = false;
+  static constexpr int64_t kTaskBytes = int64_t{288} << 10;
   static constexpr int kMR = 14, kNV = 2, kLanes = kVf, kNR = kNV * kLanes;
   static constexpr int64_t kKC = 768;
 
