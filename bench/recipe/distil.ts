@@ -113,7 +113,7 @@ async function evaluate(model: GPT, data: TextDataset): Promise<number> {
 
 /** Numbers that the model computes with: a packed matrix counts as what it stands for. */
 function logicalSize(model: GPT): number {
-  const packed = [...model.namedModules()].flatMap(([at, module]) => ('bytes' in module ? [[at, module] as const] : []))
+  const packed = model.namedModules().flatMap(([at, module]) => ('bytes' in module ? [[at, module] as const] : []))
   const inside = (name: string) => packed.some(([at]) => name.startsWith(`${at}.`))
   const plain = [...model.state()].reduce((n, [name, { size }]) => n + (inside(name) ? 0 : size), 0)
   return packed.reduce((n, [, module]) => {

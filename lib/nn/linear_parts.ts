@@ -35,7 +35,7 @@ export function linearTargets(model: Module<never, unknown>): LinearTarget[] {
     known.add(layer)
     found.push({ path, layer, parts: ranges(names, sizes) })
   }
-  const modules = [...model.namedModules()].filter(([path]) => !/(^|\.)adapter(\.|$)/.test(path))
+  const modules = model.namedModules().filter(([path]) => !/(^|\.)adapter(\.|$)/.test(path))
   for (const [prefix, module] of modules as [string, unknown][]) {
     const at = (field: string) => (prefix ? `${prefix}.${field}` : field)
     if (module instanceof Attention) {

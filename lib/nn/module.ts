@@ -15,7 +15,13 @@ export interface ModuleOptions {
   generator?: Generator
 }
 
-const snakeCase = (name: string) => name.replace(/[A-Z]/g, (letter) => '_' + letter.toLowerCase())
+// Remembered, because a training step may ask for all parameters several times.
+const snakeNames = new Map<string, string>()
+function snakeCase(field: string): string {
+  let name = snakeNames.get(field)
+  if (name === undefined) snakeNames.set(field, (name = field.replace(/[A-Z]/g, (letter) => '_' + letter.toLowerCase())))
+  return name
+}
 
 export abstract class Module<Arguments extends unknown[] = [x: Tensor], Result = Tensor> {
   /** Whether dropout and the like are on. */
@@ -28,37 +34,44 @@ export abstract class Module<Arguments extends unknown[] = [x: Tensor], Result =
     return scope(() => this.forward(...inputs))
   }
 
-  private *children(): Iterate<[string, Parameter | Module<never, unknown>]> {
-    for (const [field, value] of Object.entries(this)) {
-      const name = snakeCase(field)
-      if (value instanceof Parameter || value instanceof Module) yield [name, value as Parameter]
+  private forEachChild(visit: (name: string, child: Parameter | AnyModule) => void): void {
+    const fields = this as Record<string, unknown>
+    for (const field of Object.keys(this)) {
+      const value = fields[field]
+      if (isChild(value)) visit(snakeCase(field), value)
       else if (Array.isArray(value)) {
-        for (const [i, item] of value.entries()) {
-          if (item instanceof Parameter || item instanceof Module) yield [`${name}.${i}`, item as Parameter]
+        for (let i = 0; i < value.length; ++i) {
+          if (isChild(value[i])) visit(`${snakeCase(field)}.${i}`, value[i])
         }
       }
     }
   }
 
-  /** Every module below this one and itself, with its path ('' for itself). */
-  *namedModules(prefix = ''): Iterate<[string, Module<never, unknown>]> {
-    yield [prefix, this as unknown as Module<never, unknown>]
-    for (const [name, child] of this.children()) {
-      if (child instanceof Module) yield* child.namedModules(prefix ? `${prefix}.${name}` : name)
-    }
+  private forEachModule(path: string, visit: (path: string, module: AnyModule) => void): void {
+    visit(path, this as unknown as AnyModule)
+    this.forEachChild((name, child) => {
+      if (child instanceof Module) child.forEachModule(path ? `${path}.${name}` : name, visit)
+    })
+  }
+
+  /** This module ('' is its path) and every one below it, each with its path. */
+  namedModules(): [path: string, module: AnyModule][] {
+    const found: [string, AnyModule][] = []
+    this.forEachModule('', (path, module) => found.push([path, module]))
+    return found
   }
 
   /** Every parameter with its path, such as `blocks.0.mlp.up.weight`. A shared one comes once, under its first path. */
   namedParameters(): Map<string, Parameter> {
     const found = new Map<string, Parameter>()
     const seen = new Set<Parameter>()
-    for (const [path, module] of this.namedModules()) {
-      for (const [name, child] of module.children()) {
-        if (!(child instanceof Parameter) || seen.has(child)) continue
+    this.forEachModule('', (path, module) => {
+      module.forEachChild((name, child) => {
+        if (!(child instanceof Parameter) || seen.has(child)) return
         seen.add(child)
         found.set(path ? `${path}.${name}` : name, child)
-      }
-    }
+      })
+    })
     return found
   }
 
@@ -131,4 +144,6 @@ export abstract class Module<Arguments extends unknown[] = [x: Tensor], Result =
   }
 }
 
-type Iterate<T> = globalThis.Generator<T, void, undefined>
+type AnyModule = Module<never, unknown>
+
+const isChild = (value: unknown): value is Parameter | AnyModule => value instanceof Parameter || value instanceof Module

@@ -167,7 +167,7 @@ export const checkpointing = defineTechnique({
       outermost: true,
       setup({ model }) {
         running = new Checkpointing(model, options)
-        const dropped = [...model.namedModules()].some(([, module]) => (module as { depth?: unknown }).depth)
+        const dropped = model.namedModules().some(([, module]) => (module as { depth?: unknown }).depth)
         if (policy === 'optimal' && dropped) {
           throw new LeanformerError('ERR_OPTION', 'checkpointing: which layers will be dropped at random is not known, so policy=optimal cannot plan', 'use policy=sqrt')
         }

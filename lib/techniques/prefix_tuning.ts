@@ -12,7 +12,7 @@ import { trainOnly } from './train_only'
 
 /** The attention layers of a model, in their order. */
 export function attentionLayers(model: Module<never, unknown>): Attention[] {
-  return [...model.namedModules()].flatMap(([, module]) => ((module as unknown) instanceof Attention ? [module as unknown as Attention] : []))
+  return model.namedModules().flatMap(([, module]) => ((module as unknown) instanceof Attention ? [module as unknown as Attention] : []))
 }
 
 /** Freezes the model and gives each attention layer a prefix; returns how many numbers are trained. 0 tokens change nothing. */

@@ -19,7 +19,7 @@ import { defineTechnique } from './technique'
 
 /** Layers whose inputs come from ReLU. */
 function afterRelu(model: Module<never, unknown>): Set<Linear> {
-  const blocks = [...model.namedModules()].map(([, module]) => module as unknown)
+  const blocks = model.namedModules().map(([, module]) => module as unknown)
   return new Set(blocks.flatMap((module) => (module instanceof MLP && module.activation === 'relu' && !module.downShift ? [module.down] : [])))
 }
 

@@ -80,12 +80,12 @@ export async function saveCompressed(folder: string, model: Module<never, unknow
 /** Gives a model that was just built the shape that structureOf() found; its values are to be loaded then. */
 export function applyStructure(model: Module<never, unknown>, structure: Structure): void {
   if (structure.layers !== undefined) keepLayers(model as unknown as PrunableModel, first(structure.layers))
-  for (const [path, each] of [...model.namedModules()]) {
+  for (const [path, each] of model.namedModules()) {
     const module = each as unknown
     if (module instanceof Attention && structure.heads[path] < module.heads) module.keepHeads(first(structure.heads[path]))
     if (module instanceof MLP && structure.units[path] < module.down.shape[1]) module.keepUnits(first(structure.units[path]))
   }
-  for (const [path, each] of [...model.namedModules()]) {
+  for (const [path, each] of model.namedModules()) {
     const [module, packing] = [each as unknown, structure.packed[path]]
     if (!packing || !(module instanceof Linear)) continue
     module.pack(emptyWeight(module.weight, packing))

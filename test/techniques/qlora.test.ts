@@ -96,7 +96,7 @@ test('fine-tuning over NF4 ends within 1 % of fine-tuning over f32, keeps its co
   const full = await finetune('f32', pretrained)
   const quantised = await finetune('nf4', pretrained)
   expect(Math.abs(quantised.loss / full.loss - 1)).toBeLessThan(0.01)
-  const { layer } = [...quantised.model.namedModules()].map(([, module]) => ({ layer: module as unknown })).find(({ layer }) => layer instanceof Linear && layer.packed)! as { layer: Linear }
+  const { layer } = quantised.model.namedModules().map(([, module]) => ({ layer: module as unknown })).find(({ layer }) => layer instanceof Linear && layer.packed)! as { layer: Linear }
   expect([...quantised.model.state().keys()]).toContain('blocks.0.attention.qkv.packed.codes')
   expect([...quantised.model.state().keys()]).not.toContain('blocks.0.attention.qkv.weight')
   const batch = tokenBatch(0)

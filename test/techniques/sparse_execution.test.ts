@@ -34,7 +34,7 @@ test.each(['csr', 'rows2', 'rows4', '2:4'] as const)('%s: the numbers of the den
   const build = () => new GPT({ ...tinyConfig, bias: true }, { generator: new Generator(3) })
   for (const precision of ['f32', 'bf16'] as const) {
     const model = build().setComputeDType(precision)
-    const layers = [...model.namedModules()].flatMap(([name, module]) => (/blocks.*(qkv|out|up|down)$/.test(name) ? [module as unknown as Linear] : []))
+    const layers = model.namedModules().flatMap(([name, module]) => (/blocks.*(qkv|out|up|down)$/.test(name) ? [module as unknown as Linear] : []))
     if (layout === '2:4') for (const { weight } of layers) scope(() => noGrad(() => weight.set(mul(weight.tensor, groupMask(weight.tensor)))))
     else pruneMagnitude(model, 0.9, 'layer')
     const dense = await logits(model)
