@@ -45,7 +45,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT CMAKE_OSX_ARC
     accepted_flags(avx512_flags -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
       -mprefer-vector-width=512)
     accepted_flags(bf16_flags ${avx512_flags} -mavx512bf16)
-    accepted_flags(amx_flags ${bf16_flags} -mamx-tile -mamx-bf16)
+    accepted_flags(amx_flags ${bf16_flags} -mamx-tile -mamx-bf16 -mamx-int8)
   endif()
   if(avx2_flags)
     add_kernels(kernels_avx2 1 "${kernel_sources}" ${avx2_flags})

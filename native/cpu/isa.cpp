@@ -24,12 +24,12 @@ struct Isa {
   Bf16Unit bf16 = Bf16Unit::kNone;
 };
 
-// Whether there are tiles for bf16 and this process may use them: Linux hands out their registers on request.
+// Whether there are tiles for bf16 and int8 numbers and this process may use them: Linux hands out their registers on request.
 bool has_tiles() {
 #if defined(LF_AMX) && defined(__linux__)
   unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;  // of EDX of leaf 7
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBf16) == 0 || (d & kTile) == 0) return false;
+  constexpr unsigned kNeeded = 1u << 22 | 1u << 24 | 1u << 25;  // of EDX of leaf 7: bf16, tiles, int8
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kNeeded) != kNeeded) return false;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else

@@ -2,7 +2,7 @@
 //   y[i, j] = (sum_k (a[i, k] - z[i]) b[j, k]) (s[i] t[j]) + bias[j].
 // a [..., k] with scales s and zero points z, one a row or one in all; b [n, k] with scales t, one a row or one in all. Sums
 // must fit in i32: k up to 65536. quantize_rows: codes of each row by its largest magnitude, s = max |x| / top, x / s to even.
-// Bound by multiply-adds: four a lane with the VNNI instructions, two with AVX2, one elsewhere. Rows of A are shifted by 128
+// Bound by multiply-adds: tiles of AMX (int8_matmul_amx.cpp), four a lane with the VNNI instructions, two with AVX2, one elsewhere. Rows of A are shifted by 128
 // for VNNI, which wants unsigned codes there; that and the zero points are one correction by the row sums of B.
 // Source: Dettmers et al., arXiv 2208.07339; Wortsman et al., arXiv 2304.13013.
 #ifdef LF_SCHEMA_PASS
@@ -69,7 +69,8 @@ LF_OP({.name = "quantize_rows",
 }  // namespace
 }  // namespace lf
 #else
-#include "cpu/simd.h"
+#include "cpu/isa.h"
+#include "ops/int8_matmul.inl"
 
 namespace lf {
 namespace {
@@ -118,24 +119,11 @@ int32_t quantize_rows(const KernelArgs* args) {
 
 // --- products -----------------------------------------------------------------------------------------------------------
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// B is packed into panels of kNR rows: unit u of all of them side by side, then unit u + 1. A unit is 32 bits of codes that
-// follow each other: four bytes, two i16, or one i32. A is packed by rows, in the same units.
-struct Shape {
-  int64_t m, n, k, units, stride;  // stride: units from one row of packed A to the next
-};
-
 #if LF_ISA == LF_ISA_AVX512
-constexpr int kMR = 14;
+constexpr int kRows = 14;
 #else
-constexpr int kMR = 6;
+constexpr int kRows = 6;
 #endif
-constexpr int kNV = 2, kNR = kNV * kVf;
-
-// out [kMR][kNR] = the sums of a tile.
-using Multiply = void (*)(const Shape& s, const uint32_t* a, const uint32_t* b, int32_t* out);
 
 #if LF_ISA >= LF_ISA_AVX2
 #if LF_ISA == LF_ISA_AVX512
@@ -162,32 +150,32 @@ LF_INLINE Wide add_pairs(Wide sum, Wide a, Wide b) { return _mm256_add_epi32(sum
 
 // Two functions of one text: the second is for machines with the VNNI instructions, which nothing else here may use.
 #define LF_MULTIPLY(name, attributes, add)                                                              \
-  attributes void name(const Shape& s, const uint32_t* a, const uint32_t* b, int32_t* out) {            \
-    Wide sums[kMR][kNV];                                                                                \
-    _Pragma("GCC unroll 16") for (int i = 0; i < kMR; ++i) {                                            \
+  attributes void name(const Int8Shape& s, const uint32_t* a, const uint32_t* b, int32_t* out) {            \
+    Wide sums[kRows][kNV];                                                                                \
+    _Pragma("GCC unroll 16") for (int i = 0; i < kRows; ++i) {                                            \
       _Pragma("GCC unroll 4") for (int j = 0; j < kNV; ++j) sums[i][j] = zero_wide();                   \
     }                                                                                                   \
     for (int64_t u = 0; u < s.units; ++u) {                                                             \
       Wide columns[kNV];                                                                                \
       _Pragma("GCC unroll 4") for (int j = 0; j < kNV; ++j) columns[j] = load_wide(b + u * kNR + j * kVf); \
-      _Pragma("GCC unroll 16") for (int i = 0; i < kMR; ++i) {                                          \
+      _Pragma("GCC unroll 16") for (int i = 0; i < kRows; ++i) {                                          \
         const Wide row = splat_wide(a[i * s.stride + u]);                                               \
         _Pragma("GCC unroll 4") for (int j = 0; j < kNV; ++j) sums[i][j] = add(sums[i][j], row, columns[j]); \
       }                                                                                                 \
     }                                                                                                   \
-    _Pragma("GCC unroll 16") for (int i = 0; i < kMR; ++i) {                                            \
+    _Pragma("GCC unroll 16") for (int i = 0; i < kRows; ++i) {                                            \
       _Pragma("GCC unroll 4") for (int j = 0; j < kNV; ++j) store_wide(out + i * kNR + j * kVf, sums[i][j]); \
     }                                                                                                   \
   }
 LF_MULTIPLY(multiply_pairs, , add_pairs)
 LF_MULTIPLY(multiply_quads, __attribute__((target(LF_VNNI_TARGET), noinline)), LF_VNNI)
 #else
-void multiply_ones(const Shape& s, const uint32_t* a, const uint32_t* b, int32_t* out) {
-  Vi sums[kMR][kNV] = {};
+void multiply_ones(const Int8Shape& s, const uint32_t* a, const uint32_t* b, int32_t* out) {
+  Vi sums[kRows][kNV] = {};
   for (int64_t u = 0; u < s.units; ++u) {
     Vi columns[kNV];
     for (int j = 0; j < kNV; ++j) __builtin_memcpy(&columns[j], b + u * kNR + j * kVf, sizeof(Vi));
-    for (int i = 0; i < kMR; ++i) {
+    for (int i = 0; i < kRows; ++i) {
       const Vi row = static_cast<int32_t>(a[i * s.stride + u]) + Vi{};
       for (int j = 0; j < kNV; ++j) sums[i][j] += row * columns[j];
     }
@@ -196,134 +184,42 @@ void multiply_ones(const Shape& s, const uint32_t* a, const uint32_t* b, int32_t
 }
 #endif
 
-struct Method {
-  Multiply multiply;
-  int codes;  // in a unit
-  bool shifted;
+struct Vectors {
+  struct Registers {};
+  static constexpr int kMR = kRows, kDepth = 1;
+  static constexpr int64_t kTaskBytes = int64_t{192} << 10;
+  static constexpr bool kShifted = false;
+  static LF_INLINE int64_t place_a(int64_t i, int64_t u, int64_t stride) { return i * stride + u; }
+  static LF_INLINE int64_t place_b(int64_t u, int64_t j) { return u * kNR + j; }
 };
-
-Method best_method() {
 #if LF_ISA >= LF_ISA_AVX2
-  return __builtin_cpu_supports(LF_VNNI_CPU) ? Method{multiply_quads, 4, true} : Method{multiply_pairs, 2, false};
+struct Quads : Vectors {
+  static constexpr int kCodes = 4;
+  static constexpr bool kShifted = true;
+  static constexpr auto multiply = multiply_quads;
+};
+struct Couples : Vectors {
+  static constexpr int kCodes = 2;
+  static constexpr auto multiply = multiply_pairs;
+};
 #else
-  return {multiply_ones, 1, false};
+struct Ones : Vectors {
+  static constexpr int kCodes = 1;
+  static constexpr auto multiply = multiply_ones;
+};
 #endif
-}
-
-// `codes` codes from x on as one unit, `left` of them there.
-LF_INLINE uint32_t unit_of(const int8_t* x, int codes, int64_t left, uint32_t flip) {
-  uint32_t unit = 0;
-  if (codes == 1) return static_cast<uint32_t>(static_cast<int32_t>(x[0]));
-  if (codes == 2) {
-    unit = static_cast<uint16_t>(static_cast<int16_t>(x[0]));
-    return left > 1 ? unit | static_cast<uint32_t>(static_cast<uint16_t>(static_cast<int16_t>(x[1]))) << 16 : unit;
-  }
-  if (left >= 4) {
-    __builtin_memcpy(&unit, x, 4);
-  } else {
-    for (int64_t c = 0; c < left; ++c) unit |= static_cast<uint32_t>(static_cast<uint8_t>(x[c])) << (8 * c);
-  }
-  return unit ^ flip;
-}
-
-// A panel of B, and the sums of its rows.
-void pack_panel(const Shape& s, int codes, const int8_t* b, int64_t first, uint32_t* panel, int32_t* sums) {
-  const int64_t rows = min64(kNR, s.n - first);
-  for (int64_t j = 0; j < kNR; ++j) {
-    const int8_t* row = b + (first + j) * s.k;
-    int32_t sum = 0;
-    for (int64_t i = 0; j < rows && i < s.k; ++i) sum += row[i];
-    sums[j] = sum;
-  }
-  int64_t u = 0;
-  for (; codes == 4 && u + kVf <= s.k / 4; u += kVf) {
-    for (int strip = 0; strip < kNR; strip += kVf) {
-      Vf block[kVf];
-      for (int i = 0; i < kVf; ++i) {
-        block[i] = Vf{};
-        if (strip + i < rows) __builtin_memcpy(&block[i], b + (first + strip + i) * s.k + 4 * u, sizeof(Vf));
-      }
-      transpose(block);
-      for (int i = 0; i < kVf; ++i) __builtin_memcpy(panel + (u + i) * kNR + strip, &block[i], sizeof(Vf));
-    }
-  }
-  for (; u < s.units; ++u) {
-    for (int64_t j = 0; j < kNR; ++j) {
-      panel[u * kNR + j] = j < rows ? unit_of(b + (first + j) * s.k + u * codes, codes, s.k - u * codes, 0) : 0u;
-    }
-  }
-}
-
-template <class T>
-void product(const KernelArgs* args) {
-  const TensorView &a = args->inputs[0], &b = args->inputs[1], &y = args->outputs[0];
-  const Method method = best_method();
-  Shape s;
-  s.k = a.dim(-1);
-  s.n = b.dim(0);
-  s.m = a.span(0, a.rank - 1);
-  if (s.m == 0 || s.n == 0) return;
-  s.units = ceil_div(s.k, method.codes);
-  s.stride = s.units + 16;  // rows of 4096 codes would all lie in the same sets of the cache
-  const int8_t *codes_a = a.as<const int8_t>(), *codes_b = b.as<const int8_t>();
-  const TensorView &sa = args->inputs[2], &sb = args->inputs[3], &zeros = args->inputs[4], &bias = args->inputs[5];
-  const int64_t panels = ceil_div(s.n, kNR);
-  auto* packed = static_cast<uint32_t*>(cpu::scratch(1, static_cast<size_t>(panels * kNR * (s.units + 1)) * 4));
-  auto* sums_b = reinterpret_cast<int32_t*>(packed + panels * kNR * s.units);
-  cpu::parallel_for(panels, 1 + (1 << 15) / (kNR * (s.k + 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) pack_panel(s, method.codes, codes_b, p * kNR, packed + p * kNR * s.units, sums_b + p * kNR);
-  });
-  // Rows of a task: packed, they keep to a part of the L2 cache; and enough tasks for all threads.
-  const int64_t tiles = ceil_div(s.m, kMR), fit = (int64_t{192} << 10) / (kMR * s.stride * 4);
-  int64_t tiles_each = min64(fit < 1 ? 1 : fit, 16);
-  if (ceil_div(tiles, tiles_each) < 8) tiles_each = ceil_div(tiles, 8);
-  const uint32_t flip = method.shifted ? 0x80808080u : 0u;
-  cpu::parallel_for(ceil_div(tiles, tiles_each), 1, [&](int64_t begin, int64_t end) {
-    auto* rows = static_cast<uint32_t*>(cpu::scratch(2, static_cast<size_t>(tiles_each * kMR * s.stride) * 4));
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t first = task * tiles_each * kMR, last = min64(first + tiles_each * kMR, s.m);
-      const int64_t used = ceil_div(last - first, kMR) * kMR;
-      for (int64_t i = 0; i < used; ++i) {
-        const int8_t* row = codes_a + (first + i < last ? first + i : last - 1) * s.k;
-        uint32_t* to = rows + i * s.stride;
-        const int64_t whole = s.k / method.codes;
-        for (int64_t u = 0; u < whole; ++u) to[u] = unit_of(row + u * method.codes, method.codes, method.codes, flip);
-        if (whole < s.units) to[whole] = unit_of(row + whole * method.codes, method.codes, s.k - whole * method.codes, flip);
-      }
-      int32_t tile[kMR * kNR];
-      for (int64_t p = 0; p < panels; ++p) {
-        const int64_t columns = min64(kNR, s.n - p * kNR);
-        for (int64_t i = 0; i < used; i += kMR) {
-          method.multiply(s, rows + i * s.stride, packed + p * kNR * s.units, tile);
-          for (int64_t r = 0; r < kMR && first + i + r < last; ++r) {
-            const int64_t at = first + i + r;
-            const int32_t zero = (zeros.present() ? zeros.as<const int32_t>()[zeros.numel == 1 ? 0 : at] : 0) + (method.shifted ? 128 : 0);
-            const float scale = sa.as<const float>()[sa.numel == 1 ? 0 : at];
-            T* out = y.as<T>() + at * s.n + p * kNR;
-            for_lanes<float>(columns, [&](int64_t j, int64_t count) {
-              Vi sum, correction;
-              __builtin_memcpy(&sum, tile + r * kNR + j, sizeof sum);
-              __builtin_memcpy(&correction, sums_b + p * kNR + j, sizeof correction);
-              sum -= correction * zero;
-              const Vf factors = sb.numel == 1 ? splat(sb.as<const float>()[0]) : load_some(sb.as<const float>() + p * kNR + j, count);
-              Vf t = __builtin_convertvector(sum, Vf) * (splat(scale) * factors);
-              if (bias.present()) t += load_some(bias.as<const float>() + p * kNR + j, count);
-              store_some(out + j, t, count);
-            });
-          }
-        }
-      }
-    }
-  });
-}
 
 int32_t int8_matmul(const KernelArgs* args) {
-  switch (args->outputs[0].dtype) {
-    case DType::kF16: product<f16>(args); break;
-    case DType::kBF16: product<bf16>(args); break;
-    default: product<float>(args);
+#if LF_ISA == LF_ISA_AVX512
+  if (cpu::bf16_unit() == cpu::Bf16Unit::kTiles) {
+    if (const KernelFn run = cpu::find_kernel("int8_matmul.tiles")) return run(args);
   }
-  return kOk;
+#endif
+#if LF_ISA >= LF_ISA_AVX2
+  return __builtin_cpu_supports(LF_VNNI_CPU) ? int8_matmul_by<Quads>(args) : int8_matmul_by<Couples>(args);
+#else
+  return int8_matmul_by<Ones>(args);
+#endif
 }
 
 }  // namespace
