@@ -1,5 +1,5 @@
 // Our side of `npm run bench -- step`: a process with the commands of torch_step.py, one JSON object a line in and out.
-// Beyond those, {"cmd": "profile", "n": 3} trains n steps and gives their seconds and the device's operators.
+// Beyond those, {"cmd": "profile", "n": 3} trains n steps and gives their seconds, those in which the device waited, and the device's operators.
 import { createInterface } from 'node:readline'
 import { backward } from '../../lib/autograd/backward'
 import { withCheapRemade } from '../../lib/autograd/tape'
@@ -121,9 +121,11 @@ async function answer(command: { cmd: string; n?: number } & Setup): Promise<unk
   if (command.cmd === 'profile') {
     await run.step()
     device.profile(true)
-    let ms = 0
-    for (let i = 0; i < command.n!; ++i) ms += (await run.step()).ms
-    return { seconds: ms / 1000, operators: device.profile() }
+    const before = device.stats().waitedSeconds
+    const start = performance.now()
+    for (let i = 0; i < command.n!; ++i) await run.step()
+    const seconds = (performance.now() - start) / 1000
+    return { seconds, waited: device.stats().waitedSeconds - before, operators: device.profile() }
   }
   if (command.cmd === 'memory') return { peak_mib: process.resourceUsage().maxRSS / 1024 }
   throw new Error(`${command.cmd} is not a command: setup, step, generate, profile, memory, quit`)

@@ -120,7 +120,7 @@ async function compare(name: string, workload: Workload, precision: Precision) {
 async function profile(name: string, workload: Workload, precision: Precision): Promise<void> {
   const own = Side.ours()
   await own.ask({ cmd: 'setup', ...workload, precision, threads, offload: values.offload })
-  const { seconds, operators } = await own.ask<{ seconds: number; operators: OpProfile[] }>({ cmd: 'profile', n: rounds })
+  const { seconds, waited, operators } = await own.ask<{ seconds: number; waited: number; operators: OpProfile[] }>({ cmd: 'profile', n: rounds })
   own.close()
   const { f32Gflops, bf16Gflops, bandwidthGbs } = addon.measurePeaks()
   const ceilings = { gflops: precision === 'bf16' ? bf16Gflops : f32Gflops, gbs: bandwidthGbs }
@@ -129,7 +129,7 @@ async function profile(name: string, workload: Workload, precision: Precision): 
     `${name} ${precision}: ${stepMs.toFixed(2)} ms a step (mean of ${rounds}); ceilings ${ceilings.gflops.toFixed(0)} GFLOP/s, ` +
       `${ceilings.gbs.toFixed(1)} GB/s, ${threads} threads`,
   )
-  console.log(operatorTable(operatorRows(operators, rounds, ceilings), stepMs))
+  console.log(operatorTable(operatorRows(operators, rounds, ceilings), stepMs, (1000 * waited) / rounds))
 }
 
 if (!python && !values.profile) console.error('LEANFORMER_PYTHON is not set: no PyTorch to compare with, see bench/README.md')

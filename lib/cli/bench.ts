@@ -44,10 +44,12 @@ export async function benchCommand(flags: Record<string, unknown>, stdout: Writa
     const timed: StepMetrics[] = []
     // The trainer is ahead of what it reports: the profile begins when the device has done all of that.
     let since = performance.now()
+    let waitedBefore = 0
     for await (const metrics of run.trainer.train()) {
       if (metrics.step === timedFrom) {
         device.timeOperators(apart)
         device.profile(true)
+        waitedBefore = device.stats().waitedSeconds
         since = performance.now()
       }
       if (metrics.step > kWarmUp && metrics.step <= kWarmUp + steps) measured.push(metrics)
@@ -55,6 +57,7 @@ export async function benchCommand(flags: Record<string, unknown>, stdout: Writa
     }
     const profile = device.profile()
     const profiledMs = performance.now() - since
+    const waitedMs = 1000 * (device.stats().waitedSeconds - waitedBefore)
     device.timeOperators(false)
     const stepMs = median(measured.map((m) => m.stepMs))
     const { tokens: perStep, flops, peakBytes } = measured.at(-1)!
@@ -69,6 +72,7 @@ export async function benchCommand(flags: Record<string, unknown>, stdout: Writa
       gflops,
       share_of_peak: run.peakFlops === undefined ? null : (1e9 * gflops) / run.peakFlops,
       peak_bytes: peakBytes,
+      waited_ms: (waitedMs * meanMs) / profiledMs,
       operators: operators.map(({ op, calls, ms, gflops: rate, gbs }) => ({
         op,
         calls_per_step: calls,
@@ -88,7 +92,7 @@ export async function benchCommand(flags: Record<string, unknown>, stdout: Writa
         `${gflops.toFixed(1)} GFLOP/s${share}, ${formatBytes(peakBytes)}\n`,
     )
     if (apart) stdout.write(`${meanMs.toFixed(2)} ms a step while operators are timed one by one:\n`)
-    stdout.write(operatorTable(operators, meanMs))
+    stdout.write(operatorTable(operators, meanMs, result.waited_ms))
     return 0
   } finally {
     await run.dispose?.()

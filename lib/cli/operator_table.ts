@@ -42,8 +42,11 @@ export function operatorRows(profile: readonly OpProfile[], steps: number, ceili
     .sort((a, b) => b.ms - a.ms)
 }
 
-/** The rows as text: the share of the step's wall time that they explain, and those that lose the most time. */
-export function operatorTable(rows: readonly OperatorRow[], stepMs: number): string {
+/**
+ * The rows as text: the share of the step's wall time that they explain, how much of it the device had nothing to do, as
+ * JavaScript was not yet there with the next operator, and the rows that lose the most time.
+ */
+export function operatorTable(rows: readonly OperatorRow[], stepMs: number, waitedMs: number): string {
   const number = (value: number | null, width: number, digits: number) => (value === null ? '-' : value.toFixed(digits)).padStart(width)
   const lines = [`${'operator'.padEnd(28)}${'calls'.padStart(8)}${'ms'.padStart(11)}${'share'.padStart(8)}${'GFLOP/s'.padStart(10)}${'GB/s'.padStart(8)}${'ceiling'.padStart(9)}`]
   for (const { op, calls, ms, gflops, gbs, ceiling } of rows) {
@@ -54,7 +57,8 @@ export function operatorTable(rows: readonly OperatorRow[], stepMs: number): str
     )
   }
   const named = rows.reduce((sum, { ms }) => sum + ms, 0)
-  lines.push(`named operators explain ${((100 * named) / stepMs).toFixed(1)} % of the wall time`)
+  const share = (ms: number) => `${((100 * ms) / stepMs).toFixed(1)} %`
+  lines.push(`named operators explain ${share(named)} of the wall time, waiting for JavaScript ${share(waitedMs)}`)
   const worst = rows.filter(({ lostMs }) => lostMs !== null && lostMs > 0).sort((a, b) => b.lostMs! - a.lostMs!)
   if (worst.length) {
     const text = worst.slice(0, 10).map(({ op, lostMs }) => `${op} ${lostMs!.toFixed(2)} ms`)

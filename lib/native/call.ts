@@ -220,6 +220,7 @@ const statNames = [
   'copiedBytes',
   'kernelsBesideCopies',
   'lockedBytes',
+  'waitedSeconds',
 ] as const
 export type DeviceStats = Record<(typeof statNames)[number], number>
 

@@ -176,6 +176,7 @@ void Stream::loop() {
   std::vector<Work*> batch;
   int64_t taken = 0;
   while (!closing_) {
+    const auto idle = Clock::now();
     if (pushed_.load(std::memory_order_acquire) == taken) {
       const auto until = Clock::now() + kSpin;  // a sleep and a wake-up cost more than the usual gap between operators
       while (pushed_.load(std::memory_order_acquire) == taken && Clock::now() < until) pause();
@@ -189,6 +190,7 @@ void Stream::loop() {
       sleeping_.store(false, std::memory_order_relaxed);
       batch.swap(queue_);
     }
+    totals_.waited_seconds += std::chrono::duration<double>(Clock::now() - idle).count();
     taken += static_cast<int64_t>(batch.size());
     for (Work* work : batch) {
       execute(*work);

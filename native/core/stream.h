@@ -68,6 +68,7 @@ struct OpStats {
 struct DeviceStats {
   int64_t live_bytes = 0, peak_bytes = 0, reserved_bytes = 0, live_blocks = 0, limit_bytes = 0;
   double flops = 0, bytes_read = 0, bytes_written = 0, busy_seconds = 0;
+  double waited_seconds = 0;  // with nothing left to do
   int64_t kernels = 0, graph_replays = 0;
   int64_t branches = 0;  // begun on a queue of their own
   // Copies beside the kernels, and how many kernels were launched between the beginning of one and what had to wait for

@@ -90,7 +90,8 @@ void put_stats(const DeviceStats& stats, double* out) {
                            static_cast<double>(stats.copies),
                            static_cast<double>(stats.copied_bytes),
                            static_cast<double>(stats.kernels_beside_copies),
-                           static_cast<double>(stats.locked_bytes)};
+                           static_cast<double>(stats.locked_bytes),
+                           stats.waited_seconds};
   std::copy(std::begin(values), std::end(values), out);
 }
 

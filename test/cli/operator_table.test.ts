@@ -18,13 +18,13 @@ test('rates per step and shares of the nearer ceiling', () => {
 })
 
 test('the text says how much of the step is explained, and what loses the most', () => {
-  const text = operatorTable(operatorRows(profile, 2, { gflops: 200, gbs: 30 }), 21.2)
-  expect(text).toContain('named operators explain 99.1 % of the wall time')
+  const text = operatorTable(operatorRows(profile, 2, { gflops: 200, gbs: 30 }), 21.2, 0.106)
+  expect(text).toContain('named operators explain 99.1 % of the wall time, waiting for JavaScript 0.5 %')
   expect(text).toContain('worst first: matmul 10.00 ms, add 0.50 ms')
 })
 
 test('without ceilings there is nothing to lose against', () => {
   const rows = operatorRows(profile, 2)
   expect(rows[0]).toMatchObject({ ceiling: null, lostMs: null })
-  expect(operatorTable(rows, 21)).not.toContain('worst')
+  expect(operatorTable(rows, 21, 0)).not.toContain('worst')
 })
