@@ -30,7 +30,8 @@ const { values } = parseArgs({
   },
 })
 type Part = 'forward' | 'backward'
-const device = getDevice(values.page ? 'cpu' : 'cuda:0')
+// Counting is done by children, on the simulated GPU.
+const device = getDevice(values.child || values.measure ? 'cuda:0' : 'cpu')
 const reportFile = path.join('docs', 'gpu.json')
 const page = path.join('docs', 'gpu.md')
 
