@@ -2,6 +2,7 @@
 #pragma once
 #include "api/philox.h"
 #include "cpu/simd.h"
+#include "cpu/sizes.h"
 #include "cpu/small_product.inl"
 
 namespace lf {
@@ -47,10 +48,6 @@ Shape shape_of(const KernelArgs* args, const TensorView& q, const TensorView& k)
   s.scale = args->number(4) ? args->number(4) : 1.0 / __builtin_sqrt(static_cast<double>(s.width));
   return s;
 }
-
-LF_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-LF_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-LF_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 // What decides whether query i sees key j, and with which bias; for one batch entry and one head.
 struct Visibility {

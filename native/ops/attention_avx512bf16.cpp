@@ -1,4 +1,4 @@
-// attention of bf16 tensors with the vdpbf16ps instruction, for even head widths.
+// attention of bf16 tensors with the vdpbf16ps instruction.
 #include "ops/attention_pairs.inl"
 
 namespace lf {

@@ -1,85 +1,14 @@
 // attention and attention_backward of bf16 tensors with instructions for bf16, which attention.cpp calls for head widths that
 // suit them. The same blocks as there; products take pairs of neighbours along their inner axis, sums stay in f32.
 // Queries and gradients are read as they lie in memory; keys and values are packed into pairs once per head.
-// Products says which instructions: Registers, what must live around them; kStrips, the rows or keys that the causal border is
-// followed in; kRowDepth, the rows that an instruction takes along its inner axis; and the product of a block by rows, and by
-// columns where A lies in memory as [pair][row]: C [m, n] f32 (+)= op(A) [m, 2 units] B [2 units, n].
 #pragma once
-#include "cpu/isa/pairs.h"
+#include "cpu/isa/pair_products.inl"
 #include "ops/attention.inl"
 
 namespace lf {
 namespace {
 
 constexpr int64_t kQueries = 64;  // of a block
-using Pair = uint32_t;
-
-struct SmallPairs {
-  using Unit = Pair;
-  using Sum = float;
-  using V = Vf;
-  using Row = __m512bh;
-  static LF_INLINE Row broadcast(Unit unit) { return reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(unit))); }
-  static LF_INLINE Row columns(const Unit* units) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(units)); }
-  static LF_INLINE V multiply_add(V sum, Row a, Row b) {
-    return reinterpret_cast<Vf>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), a, b));
-  }
-};
-
-struct PairProducts {
-  struct Registers {};
-  static constexpr int64_t kStrips = kStrip, kRowDepth = 2;
-  static void by_rows(int64_t m, int64_t n, int64_t units, const Pair* a, int64_t lda, const Pair* b, int64_t ldb, float* c,
-                      int64_t ldc, bool add) {
-    small_product_of<false, SmallPairs>(m, n, units, a, lda, b, ldb, c, ldc, add);
-  }
-  static void by_columns(int64_t m, int64_t n, int64_t units, const Pair* a, int64_t lda, const Pair* b, int64_t ldb, float* c,
-                         int64_t ldc, bool add) {
-    small_product_of<true, SmallPairs>(m, n, units, a, lda, b, ldb, c, ldc, add);
-  }
-};
-
-LF_INLINE const Pair* pairs_of(const bf16* row) { return reinterpret_cast<const Pair*>(row); }
-
-// rows [count][width] -> blocks of kKeyBlock rows: [block][width / 2][kKeyBlock] pairs along a row, zeros beyond count.
-void pack_along_rows(const bf16* rows, int64_t stride, int64_t count, int64_t width, Pair* out) {
-  for (int64_t k0 = 0; k0 < count; k0 += kKeyBlock) {
-    Pair* block = out + k0 * width / 2;
-    int64_t d = 0;
-    for (; d + kVf <= width / 2; d += kVf) {
-      for (int64_t j = 0; j < kKeyBlock; j += kVf) {
-        Vf square[kVf];
-        for (int i = 0; i < kVf; ++i) {
-          square[i] = k0 + j + i < count ? load(reinterpret_cast<const float*>(rows + (k0 + j + i) * stride + 2 * d)) : Vf{};
-        }
-        transpose(square);
-        for (int i = 0; i < kVf; ++i) store(reinterpret_cast<float*>(block) + (d + i) * kKeyBlock + j, square[i]);
-      }
-    }
-    for (; d < width / 2; ++d) {
-      for (int64_t j = 0; j < kKeyBlock; ++j) {
-        Pair pair = 0;
-        if (k0 + j < count) __builtin_memcpy(&pair, rows + (k0 + j) * stride + 2 * d, sizeof pair);
-        block[d * kKeyBlock + j] = pair;
-      }
-    }
-  }
-}
-
-// rows [count][width] -> [padded_rows / 2][padded] pairs of a row and the next; zeros beyond count and width.
-void pack_across_rows(const bf16* rows, int64_t stride, int64_t count, int64_t padded_rows, int64_t width, int64_t padded, Pair* out) {
-  for (int64_t r = 0; r < padded_rows; r += 2, out += padded) {
-    for (int64_t i = 0; i < padded; i += kVf) {
-      const int64_t n = min64(kVf, width - i);
-      const __m256i low = r < count ? load_bits(rows + r * stride + i, n) : _mm256_setzero_si256();
-      const __m256i high = r + 1 < count ? load_bits(rows + (r + 1) * stride + i, n) : _mm256_setzero_si256();
-      _mm512_storeu_si512(out + i, interleave(low, high));
-    }
-  }
-}
-
-// Two vectors of numbers as the pairs (low[i], high[i]).
-LF_INLINE __m512i as_pairs(Vf low, Vf high) { return interleave(round_bits(low), round_bits(high)); }
 
 // Applies the factor of the scores where the bias must be added to scaled ones. Returns the factor that is left.
 float scale_for_bias(const Shape& s, const Visibility& sees, float* scores, int64_t rows) {
@@ -100,7 +29,7 @@ void forward_head(const Shape& s, const Visibility& sees, const bf16* q, const b
   float* scores = pieces.take(kQueries * kKeyBlock);
   bf16* weights = reinterpret_cast<bf16*>(pieces.take(kQueries * kKeyBlock / 2));
   float* kept = pieces.take(kKeyBlock);
-  pack_along_rows(k, s.kv_stride, s.kv_length, s.width, key_columns);
+  pack_along_rows(k, s.kv_stride, s.kv_length, s.width, kKeyBlock, key_columns);
   pack_across_rows(v, s.kv_stride, s.kv_length, keys, s.width, padded, values);
   [[maybe_unused]] const typename Products::Registers registers;
   float highest[kQueries], total[kQueries];
@@ -181,8 +110,8 @@ void backward_group(const Shape& s, const Masks& masks, const Gradients<bf16, fl
   bf16* score_grads = reinterpret_cast<bf16*>(pieces.take(kQueries * kKeyBlock / 2));
   alignas(64) float kept[2][kKeyBlock];
   const int64_t kv = b * s.keys * s.kv_stride + kv_head * s.width;
-  pack_along_rows(g.k + kv, s.kv_stride, s.kv_length, s.width, key_columns);
-  pack_along_rows(g.v + kv, s.kv_stride, s.kv_length, s.width, value_columns);
+  pack_along_rows(g.k + kv, s.kv_stride, s.kv_length, s.width, kKeyBlock, key_columns);
+  pack_along_rows(g.v + kv, s.kv_stride, s.kv_length, s.width, kKeyBlock, value_columns);
   pack_across_rows(g.k + kv, s.kv_stride, s.kv_length, keys, s.width, padded, key_pairs);
   for (int64_t i = 0; i < keys * padded; i += kVf) {
     store(key_sums + i, Vf{});

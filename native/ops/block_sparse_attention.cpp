@@ -105,77 +105,12 @@ LF_OP({.name = "block_sparse_attention_backward",
 }  // namespace
 }  // namespace lf
 #else
-#include <cstdio>
-
-#include "cpu/scratch.inl"
-#include "cpu/simd.h"
+#include "cpu/isa.h"
 #include "cpu/small_product.inl"
+#include "ops/block_sparse_attention.inl"
 
 namespace lf {
 namespace {
-
-constexpr int64_t kLargest = 128;  // rows and columns of a block at most
-constexpr double kMinusInfinity = -__builtin_inf();
-
-LF_INLINE int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
-
-struct Layout {
-  int64_t batch, queries, keys, heads, kv_heads, width, block, patterns;
-  double scale;
-  const int32_t *row_starts, *columns, *mask_ids;
-  const uint8_t* masks;
-
-  // `q` is the position of q among the inputs, `at` that of row_starts.
-  Layout(const KernelArgs* args, int q, int at)
-      : batch(args->inputs[q].shape[0]),
-        queries(args->inputs[q].shape[1]),
-        keys(args->inputs[q + 1].shape[1]),
-        heads(args->integer(0)),
-        kv_heads(args->integer(1)),
-        width(args->inputs[q].shape[3]),
-        block(args->integer(2)),
-        patterns(args->inputs[at].shape[0]),
-        scale(args->number(3) ? args->number(3) : 1.0 / __builtin_sqrt(static_cast<double>(args->inputs[q].shape[3]))),
-        row_starts(args->inputs[at].as<const int32_t>()),
-        columns(args->inputs[at + 1].as<const int32_t>()),
-        mask_ids(args->inputs[at + 2].as<const int32_t>()),
-        masks(args->inputs[at + 3].as<const uint8_t>()) {}
-
-  int64_t rows() const { return blocks_of(queries, block); }
-  const int32_t* starts_of(int64_t head) const { return row_starts + (patterns == 1 ? 0 : head) * (rows() + 1); }
-  int64_t query_rows(int64_t row) const { return queries - row * block < block ? queries - row * block : block; }
-
-  // Everything that the lists point at is there.
-  int32_t check(const KernelArgs* args, int at) const {
-    const int64_t entries = args->inputs[at + 1].numel, count = patterns * (rows() + 1);
-    const int64_t last_column = blocks_of(keys, block) - 1, last_mask = args->inputs[at + 3].shape[0] - 1;
-    bool right = entries == 0 || count > 0;
-    for (int64_t i = 0; i < count; ++i) {
-      right &= row_starts[i] >= 0 && row_starts[i] <= entries && (i % (rows() + 1) == 0 || row_starts[i] >= row_starts[i - 1]);
-    }
-    for (int64_t e = 0; e < entries; ++e) {
-      right &= columns[e] >= 0 && columns[e] <= last_column && mask_ids[e] >= -1 && mask_ids[e] <= last_mask;
-    }
-    if (right) return kOk;
-    std::snprintf(args->error, kErrorText, "the block layout points outside of its %lld blocks of keys, %lld masks or %lld entries",
-                  static_cast<long long>(last_column + 1), static_cast<long long>(last_mask + 1), static_cast<long long>(entries));
-    return kKernel;
-  }
-
-  // Scores [rows][block] of one entry: what is not seen becomes -inf.
-  template <class Acc>
-  void hide(Acc* scores, int64_t count, int64_t entry) const {
-    const int64_t end = keys - columns[entry] * block;
-    if (mask_ids[entry] < 0 && end >= block) return;
-    const uint8_t* mask = mask_ids[entry] < 0 ? nullptr : masks + mask_ids[entry] * block * block;
-    for (int64_t r = 0; r < count; ++r) {
-      Acc* row = scores + r * block;
-      for (int64_t c = 0; c < block; ++c) {
-        if (c >= end || (mask && !mask[r * block + c])) row[c] = static_cast<Acc>(kMinusInfinity);
-      }
-    }
-  }
-};
 
 // Rows of one head in Acc, padded to whole vectors, and zeros up to a whole block.
 template <class Acc, class T>
@@ -210,7 +145,7 @@ void attend_head(const Layout& s, int64_t head, const T* q, const T* k, const T*
   using V = typename Lanes<Acc>::V;
   constexpr int kLanes = Lanes<Acc>::n;
   const int64_t padded = (s.width + kLanes - 1) / kLanes * kLanes, block = s.block;
-  const int64_t key_blocks = blocks_of(s.keys, block), key_rows = key_blocks * block;
+  const int64_t key_blocks = ceil_div(s.keys, block), key_rows = key_blocks * block;
   Scratch<Acc> scratch(key_rows * (2 * padded + s.width) + block * (2 * padded + block), 6);
   Acc* values = scratch.take(key_rows * padded);
   Acc* rows = scratch.take(key_rows * padded);
@@ -275,15 +210,7 @@ template <class T, class Acc>
 int32_t forward(const KernelArgs* args) {
   const Layout s(args, 0, 3);
   if (int32_t code = s.check(args, 3)) return code;
-  const T *q = args->inputs[0].as<const T>(), *k = args->inputs[1].as<const T>(), *v = args->inputs[2].as<const T>();
-  cpu::parallel_for(s.batch * s.heads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t b = task / s.heads, h = task % s.heads;
-      const int64_t at = b * s.queries * s.heads * s.width + h * s.width;
-      const int64_t kv = b * s.keys * s.kv_heads * s.width + h / (s.heads / s.kv_heads) * s.width;
-      attend_head<T, Acc>(s, h, q + at, k + kv, v + kv, args->outputs[0].as<T>() + at, args->outputs[1].as<Acc>() + task * s.queries);
-    }
-  });
+  s.for_heads<T, Acc>(args, attend_head<T, Acc>);
   return kOk;
 }
 
@@ -294,7 +221,7 @@ void gradients_of_group(const KernelArgs* args, const Layout& s, int64_t b, int6
   using V = typename Lanes<Acc>::V;
   constexpr int kLanes = Lanes<Acc>::n;
   const int64_t padded = (s.width + kLanes - 1) / kLanes * kLanes, block = s.block;
-  const int64_t key_blocks = blocks_of(s.keys, block), key_rows = key_blocks * block;
+  const int64_t key_blocks = ceil_div(s.keys, block), key_rows = key_blocks * block;
   const int64_t q_stride = s.heads * s.width, kv_stride = s.kv_heads * s.width;
   Scratch<Acc> scratch(key_rows * (4 * padded + 2 * s.width) + block * (3 * padded + 2 * block), 11);
   Acc* keys = scratch.take(key_rows * padded);
@@ -377,7 +304,23 @@ int32_t backward(const KernelArgs* args) {
   return kOk;
 }
 
+// The kernel for machines with bf16 instructions (block_sparse_attention_pairs.inl), where this is one and the shape suits it.
+// `q` is the position of q among the inputs.
+KernelFn with_bf16_instructions([[maybe_unused]] const char* tiles, [[maybe_unused]] const char* pairs,
+                                [[maybe_unused]] const KernelArgs* args, [[maybe_unused]] int q) {
+#if LF_ISA == LF_ISA_AVX512
+  const int64_t width = args->inputs[q].shape[3];
+  if (args->inputs[q].dtype != DType::kBF16 || args->integer(2) % 32 != 0) return nullptr;
+  if (cpu::bf16_unit() == cpu::Bf16Unit::kTiles && width % 32 == 0) return cpu::find_kernel(tiles);
+  if (cpu::bf16_unit() != cpu::Bf16Unit::kNone && width % 2 == 0) return cpu::find_kernel(pairs);
+#endif
+  return nullptr;
+}
+
 int32_t block_sparse_attention(const KernelArgs* args) {
+  if (const KernelFn run = with_bf16_instructions("block_sparse_attention.tiles", "block_sparse_attention.pairs", args, 0)) {
+    return run(args);
+  }
   switch (args->inputs[0].dtype) {
     case DType::kF32: return forward<float, float>(args);
     case DType::kF16: return forward<f16, float>(args);
@@ -387,6 +330,10 @@ int32_t block_sparse_attention(const KernelArgs* args) {
 }
 
 int32_t block_sparse_attention_backward(const KernelArgs* args) {
+  if (const KernelFn run = with_bf16_instructions("block_sparse_attention_backward.tiles", "block_sparse_attention_backward.pairs",
+                                                  args, 1)) {
+    return run(args);
+  }
   switch (args->inputs[1].dtype) {
     case DType::kF32: return backward<float, float>(args);
     case DType::kF16: return backward<f16, float>(args);

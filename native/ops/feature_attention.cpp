@@ -176,6 +176,7 @@ LF_OP({.name = "feature_attention_backward",
 #else
 #include "cpu/scratch.inl"
 #include "cpu/simd.h"
+#include "cpu/sizes.h"
 #include "cpu/small_product.inl"
 #include "ops/dtype_dispatch.h"
 
@@ -184,8 +185,6 @@ namespace {
 
 constexpr int64_t kStrip = 24;  // rows of a chunk that the causal border is followed in; a multiple of kTileRows
 
-LF_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-LF_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 enum Map { kNone, kElu, kExp };
 

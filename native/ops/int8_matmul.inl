@@ -8,12 +8,10 @@
 //   multiply    out [kMR][kNR] = the sums of a tile, while a Registers lives
 #pragma once
 #include "cpu/simd.h"
+#include "cpu/sizes.h"
 
 namespace lf {
 namespace {
-
-LF_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-LF_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
 constexpr int kNV = 2, kNR = kNV * kVf;
 

@@ -1,6 +1,6 @@
 // Attention, dense and over blocks, with wide heads over several tiles of queries and keys, on every device and in every format, against f64 on the
 // CPU: what the small samples of attention.test.ts cannot reach.
-import { bigbird, causal, custom, localCausal, longformer, strided } from '../../lib/attention/patterns'
+import { bigbird, causal, custom, local, localCausal, longformer, strided } from '../../lib/attention/patterns'
 import { backward } from '../../lib/autograd/backward'
 import { attention, packedAttention, type AttentionOptions } from '../../lib/ops/attention'
 import { blockLayout, blockSparseAttention, type Pattern } from '../../lib/ops/block_sparse_attention'
@@ -96,25 +96,27 @@ jestOnly(() => {
 })
 
 // Blocks narrower and wider than the tiles of a device's kernels, patterns of one head and of several, grouped queries.
-const layouts: { tokens: number; keys?: number; width: number; block: number; heads: number; kvHeads?: number; pattern: Pattern }[] = [
+const layouts: { tokens: number; keys?: number; width: number; block: number; heads: number; kvHeads?: number; scale?: number; pattern: Pattern }[] = [
   { tokens: 140, width: 64, block: 16, heads: 2, kvHeads: 1, pattern: causal(bigbird({ block: 16, random: 1, heads: 2 })) },
   { tokens: 150, width: 32, block: 32, heads: 1, pattern: longformer(12, [1], [3]) },
   { tokens: 100, keys: 170, width: 64, block: 64, heads: 2, pattern: localCausal(40) },
   { tokens: 200, width: 128, block: 128, heads: 2, kvHeads: 1, pattern: strided(24, 2) },
   { tokens: 96, width: 40, block: 32, heads: 1, pattern: custom([[[true, false, false], [false, false, false], [true, false, true]]], 32) },
+  { tokens: 41, keys: 75, width: 64, block: 32, heads: 2, scale: -0.1, pattern: local(20) },
+  { tokens: 300, width: 6, block: 128, heads: 2, pattern: localCausal(50) },
 ]
 
 describe('block-sparse attention with wide heads', () => {
   for (const device of testDevices()) {
     test.each(['f32', 'bf16', 'f64'] as const)(`${device.name} %s`, async (dtype) => {
-      for (const [i, { tokens, keys = tokens, width, block, heads, kvHeads = heads, pattern }] of layouts.entries()) {
+      for (const [i, { tokens, keys = tokens, width, block, heads, kvHeads = heads, scale, pattern }] of layouts.entries()) {
         const kv = [1, keys, kvHeads, width]
         const given = prepare(`wide sparse attention/${i}`, [[1, tokens, heads, width], kv, kv, [1, tokens, heads, width]], dtype)
         const compute = async (on: Device, format: DType) => {
           const [q, k, v, seed] = given.map((x, n) => toDevice(x!, on, format, n < 3))
           const layout = blockLayout(pattern, { queries: tokens, keys, block })
           const out = scope(() => {
-            const y = blockSparseAttention(q, k, v, layout, { heads, kvHeads })
+            const y = blockSparseAttention(q, k, v, layout, { heads, kvHeads, scale })
             backward(y, seed)
             return y
           })

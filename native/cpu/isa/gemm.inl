@@ -12,16 +12,13 @@
 
 #include "cpu/gemm.h"
 #include "cpu/simd.h"
+#include "cpu/sizes.h"
 
 namespace lf {
 namespace {
 
 using cpu::Activation;
 using cpu::Gemm;
-
-LF_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-LF_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-LF_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 template <class V>
 LF_INLINE V activate(Activation activation, V x) {

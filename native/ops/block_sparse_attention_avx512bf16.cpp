@@ -1,0 +1,15 @@
+// block_sparse_attention of bf16 tensors with the vdpbf16ps instruction.
+#include "ops/block_sparse_attention_pairs.inl"
+
+namespace lf {
+namespace {
+
+struct Register {
+  Register() {
+    cpu::register_kernel("block_sparse_attention.pairs", LF_ISA, forward<PairProducts>);
+    cpu::register_kernel("block_sparse_attention_backward.pairs", LF_ISA, backward<PairProducts>);
+  }
+} const registered;
+
+}  // namespace
+}  // namespace lf
