@@ -4,16 +4,16 @@ import type { DeviceCosts } from './crossover'
 
 export const costs: Record<'cpu' | 'cuda', DeviceCosts> = {
   cpu: {
-    source: 'measured on AMD EPYC, 2 threads',
+    source: 'measured on Intel(R) Xeon(R) Processor, 2 threads',
     f32: {
-      dense: { forward: { call: 0, pair: 7.37e-10, pairWidth: 1.59e-11 }, backward: { call: 0.000342, pair: 0, pairWidth: 3.44e-11 } },
-      block_sparse: { forward: { call: 0.000192, pair: 1.24e-10, pairWidth: 1.6e-11 }, backward: { call: 0.00015, pair: 0, pairWidth: 4.12e-11 } },
-      csr: { forward: { call: 0.000208, pair: 3.21e-10, pairWidth: 5.64e-11 }, backward: { call: 0.00028, pair: 0, pairWidth: 1.78e-10 } },
+      dense: { forward: { call: 0.00014, pair: 4.18e-10, pairWidth: 2.6e-11 }, backward: { call: 0.00014, pair: 0, pairWidth: 6.79e-11 } },
+      block_sparse: { forward: { call: 0.000166, pair: 1.02e-10, pairWidth: 2.65e-11 }, backward: { call: 0.000132, pair: 0, pairWidth: 7.15e-11 } },
+      csr: { forward: { call: 0.000189, pair: 1.64e-9, pairWidth: 6.05e-11 }, backward: { call: 0.000308, pair: 2.49e-9, pairWidth: 1.97e-10 } },
     },
     bf16: {
-      dense: { forward: { call: 0.000186, pair: 0, pairWidth: 1.02e-11 }, backward: { call: 0.000178, pair: 0, pairWidth: 2.05e-11 } },
-      block_sparse: { forward: { call: 0.000141, pair: 2.36e-10, pairWidth: 1.93e-11 }, backward: { call: 0.0000132, pair: 6.72e-10, pairWidth: 3.99e-11 } },
-      csr: { forward: { call: 0.00024, pair: 0, pairWidth: 8.17e-11 }, backward: { call: 0.000319, pair: 5.55e-11, pairWidth: 2.04e-10 } },
+      dense: { forward: { call: 0.00018, pair: 0, pairWidth: 9.81e-12 }, backward: { call: 0.000269, pair: 0, pairWidth: 2.27e-11 } },
+      block_sparse: { forward: { call: 0.0000743, pair: 3.21e-10, pairWidth: 8.17e-12 }, backward: { call: 0.000173, pair: 0, pairWidth: 2.39e-11 } },
+      csr: { forward: { call: 0.00026, pair: 1.61e-10, pairWidth: 1.32e-10 }, backward: { call: 0.000422, pair: 0, pairWidth: 3.76e-10 } },
     },
   },
   cuda: {
