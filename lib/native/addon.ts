@@ -17,7 +17,24 @@ export function loadAddon<T extends object>(): T {
   return (loaded ??= load()) as T
 }
 
+// The addon reads these itself, where it could only ignore what it does not understand.
+const mostThreads = 256
+const lesserSets = ['plain', 'avx2', 'avx512-nobf16', 'avx512-bf16']
+
+function checkEnvironment(): void {
+  const { LEANFORMER_ISA: isa, LEANFORMER_THREADS: threads } = process.env
+  if (isa && !lesserSets.includes(isa)) {
+    const hint = 'unset it for the best instruction set that the processor has'
+    throw new LeanformerError('ERR_ARGUMENT', `LEANFORMER_ISA is '${isa}', needs ${lesserSets.slice(0, -1).join(', ')} or ${lesserSets.at(-1)}`, hint)
+  }
+  if (threads && !(/^\d+$/.test(threads) && Number(threads) >= 1 && Number(threads) <= mostThreads)) {
+    const hint = 'unset it for as many threads as the process may use'
+    throw new LeanformerError('ERR_ARGUMENT', `LEANFORMER_THREADS is '${threads}', needs a whole number from 1 to ${mostThreads}`, hint)
+  }
+}
+
 function load(): object {
+  checkEnvironment()
   const attempts: Attempt[] = []
   const given = process.env.LEANFORMER_ADDON
   const addon = given ? loadFile(path.resolve(given), attempts) : loadBuilt(attempts)

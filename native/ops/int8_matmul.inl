@@ -76,7 +76,7 @@ void product(const KernelArgs* args) {
   s.n = b.dim(0);
   s.m = a.span(0, a.rank - 1);
   if (s.m == 0 || s.n == 0) return;
-  s.units = ceil_div(ceil_div(s.k, Kernel::kCodes), Kernel::kDepth) * Kernel::kDepth;
+  s.units = round_up(ceil_div(s.k, Kernel::kCodes), Kernel::kDepth);
   s.stride = s.units + 16;  // rows of 4096 codes would all lie in the same sets of the cache
   const int8_t *codes_a = a.as<const int8_t>(), *codes_b = b.as<const int8_t>();
   const TensorView &sa = args->inputs[2], &sb = args->inputs[3], &zeros = args->inputs[4], &bias = args->inputs[5];

@@ -7,9 +7,10 @@ test('the addon loads, once', () => {
   expect(Object.keys(loadAddon()).length).toBeGreaterThan(0)
 })
 
-test('a file that is not there is an error with a code, the path and a hint', async () => {
-  const before = process.env.LEANFORMER_ADDON
-  process.env.LEANFORMER_ADDON = '/nowhere/addon.node'
+/** What loading fails with where an environment variable has that value. */
+async function refusal(variable: string, value: string): Promise<unknown> {
+  const before = process.env[variable]
+  process.env[variable] = value
   let error: unknown
   await jest.isolateModulesAsync(async () => {
     const { loadAddon: load } = await import('../../lib/native/addon')
@@ -19,10 +20,26 @@ test('a file that is not there is an error with a code, the path and a hint', as
       error = thrown
     }
   })
-  if (before === undefined) delete process.env.LEANFORMER_ADDON
-  else process.env.LEANFORMER_ADDON = before
+  if (before === undefined) delete process.env[variable]
+  else process.env[variable] = before
+  return error
+}
+
+test('a file that is not there is an error with a code, the path and a hint', async () => {
+  const error = await refusal('LEANFORMER_ADDON', '/nowhere/addon.node')
   expect(error).toMatchObject({ code: 'ERR_BACKEND_LOAD', hint: expect.stringContaining('LEANFORMER_ADDON') })
   expect((error as Error).message).toContain('/nowhere/addon.node: not found')
+})
+
+test.each([
+  ['LEANFORMER_ISA', 'avx3', 'avx512-bf16'],
+  ['LEANFORMER_THREADS', '0', 'from 1 to'],
+  ['LEANFORMER_THREADS', 'two', 'from 1 to'],
+])('%s=%s is refused with what would be right', async (variable, value, right) => {
+  const error = await refusal(variable, value)
+  expect(error).toMatchObject({ code: 'ERR_ARGUMENT', hint: expect.stringContaining('unset') })
+  expect((error as Error).message).toContain(`${variable} is '${value}'`)
+  expect((error as Error).message).toContain(right)
 })
 
 test('using is lowered for Node 20', () => {

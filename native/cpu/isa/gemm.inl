@@ -6,7 +6,7 @@
 // Bound by FLOPs: per unit of k, kMR * kNV multiply-adds meet kNV loads and kMR broadcasts. Memory has that time to bring
 // what comes next (Ahead).
 // What a K says of its instructions: kTiles, whether they multiply tiles of 16 pairs along k, which want A by rows and zeros up
-// to a whole tile; Registers, what must live around them; kUnitsAnAsk, how often they ask for memory ahead.
+// to a whole tile; Registers, what must live around them; kUnitsAnAsk, the units of k for which they ask for one line of Ahead.
 #pragma once
 #include <type_traits>
 
@@ -160,9 +160,9 @@ struct Product {
   const In* b;
   char* c;
   const int64_t threads;  // that take part
-  const int64_t units = ceil_div(ceil_div(g.k, kPair), kDepth) * kDepth;
+  const int64_t units = round_up(ceil_div(g.k, kPair), kDepth);
   // Units of one step over k: equal steps of whole vectors, so that none is left with little to do.
-  const int64_t step = units <= K::kKC ? max64(units, 1) : ceil_div(ceil_div(units, ceil_div(units, K::kKC)), kVf) * kVf;
+  const int64_t step = units <= K::kKC ? max64(units, 1) : round_up(ceil_div(units, ceil_div(units, K::kKC)), kVf);
   const bool narrow_c = !(g.dtype_c == DType::kF32 && sizeof(Sum) == 4);  // C holds In, not Sum
   const Finish finish = narrow_c ? choose_finish<In>() : choose_finish<Sum>();
 
@@ -272,6 +272,7 @@ struct Product {
     for (int64_t i = 0; i < kVf; ++i) store(reinterpret_cast<float*>(out + i * kVf), tile[i]);
   }
 
+  // The kDepth units from u0 on of a panel: a tile of its first 16 columns and one of the others.
   void pack_b_tiles(int64_t column, int64_t u0, Unit* out) const {
     const int64_t k = u0 * kPair, left = g.k - k;
     for (int64_t strip = 0; strip < kNR; strip += kVf) {
@@ -287,8 +288,9 @@ struct Product {
     }
   }
 
+  // pack_a for tiles: a panel is its upper 16 rows' tiles along k, then, half a panel further, the lower ones'.
   void pack_a_tiles(int64_t row, int64_t row_end, int64_t u0, int64_t n, Unit* out, Sum* row_sums) const {
-    const int64_t rows = ceil_div(row_end - row, kMR) * kMR;
+    const int64_t rows = round_up(row_end - row, kMR);
     const auto place = [&](int64_t i) { return out + i / kVf * kVf * kStride; };
     for (int64_t u = 0; g.trans_a && u < n; u += kDepth) {
       const int64_t k = (u0 + u) * kPair;
