@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "cpu/pause.h"
+#include "cpu/processors.h"
 
 #if defined(__linux__)
 #include <pthread.h>
@@ -56,9 +57,8 @@ thread_local bool tls_in_region = false;
 class Pool {
  public:
   Pool() {
-    int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-    if (const char* wish = std::getenv("LEANFORMER_THREADS")) threads = std::atoi(wish);
-    wanted_ = std::clamp(threads, 1, kMaxThreads);
+    const char* wish = std::getenv("LEANFORMER_THREADS");
+    wanted_ = std::clamp(wish ? std::atoi(wish) : usable_cores(), 1, kMaxThreads);
   }
 
   int threads() const { return wanted_.load(std::memory_order_relaxed); }
