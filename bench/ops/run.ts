@@ -34,6 +34,11 @@ const cases = await collectCases(async () => {
   for (const file of files) await import(`../../test/ops/${file.slice(0, -'.test.ts'.length)}.test.ts`)
 })
 
+if (!cases.some(({ name }) => name.includes(part))) {
+  console.error(`bench: there is no benchmark and no case of an operator with '${part}' in its name; cases: ${cases.map(({ name }) => name).join(', ')}`)
+  process.exit(2)
+}
+
 /** Per operator, the fastest of several batches that each run for a while. */
 async function measure(spec: OpCase<unknown>, shape: BenchShape<unknown>, dtype: DType): Promise<OpProfile[]> {
   const differentiable = !spec.noGradient && isFloating(dtype)

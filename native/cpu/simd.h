@@ -156,6 +156,20 @@ LF_INLINE void for_lanes(int64_t n, F&& f) {
   for (; i + kStep <= n; i += kStep) f(i, kStep);
   if (i < n) f(i, n - i);
 }
+// The sum of f(i, count), lane by lane, over vectors of neighbours below n. Four chains, because an addition takes a while.
+template <class T, class F>
+LF_INLINE typename Lanes<T>::V sum_lanes(int64_t n, F&& f) {
+  constexpr int64_t kStep = Lanes<T>::n;
+  typename Lanes<T>::V chains[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kStep <= n; i += 4 * kStep) {
+    for (int64_t c = 0; c < 4; ++c) chains[c] += f(i + c * kStep, kStep);
+  }
+  for (; i + kStep <= n; i += kStep) chains[0] += f(i, kStep);
+  if (i < n) chains[1] += f(i, n - i);
+  return (chains[0] + chains[1]) + (chains[2] + chains[3]);
+}
+
 template <class T>
 LF_INLINE typename Lanes<T>::V load_some(const T* p, int64_t n) {
   return n == Lanes<T>::n ? load(p) : load(p, n);

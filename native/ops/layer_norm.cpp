@@ -128,13 +128,10 @@ int32_t forward(const KernelArgs* args) {
       const T* row = x.as<const T>() + r * width;
       Acc mean = 0;
       if constexpr (!kRms) {
-        V sum{};
-        for_lanes<T>(width, [&](int64_t i, int64_t n) { sum += load_some(row + i, n); });
-        mean = reduce_add(sum) / count;
+        mean = reduce_add(sum_lanes<T>(width, [&](int64_t i, int64_t n) { return load_some(row + i, n); })) / count;
         mean_out[r] = mean;
       }
-      V squares{};
-      for_lanes<T>(width, [&](int64_t i, int64_t n) {
+      const V squares = sum_lanes<T>(width, [&](int64_t i, int64_t n) {
         V d = load_some(row + i, n);
         if constexpr (!kRms) {
           V centre = splat(mean);
@@ -143,7 +140,7 @@ int32_t forward(const KernelArgs* args) {
           }
           d -= centre;
         }
-        squares += d * d;
+        return d * d;
       });
       const Acc variance = reduce_add(squares) / count;
       const Acc rstd = static_cast<Acc>(1) / sqrt(splat(static_cast<Acc>(variance + static_cast<Acc>(eps))))[0];
