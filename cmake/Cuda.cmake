@@ -23,8 +23,8 @@ add_library(leanformer_cuda MODULE ${cuda_sources})
 target_include_directories(leanformer_cuda PRIVATE native ${CMAKE_CURRENT_BINARY_DIR}/generated)
 target_include_directories(leanformer_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES} ${CUBLASLT_INC} ${CUSPARSE_INC})
 target_link_libraries(leanformer_cuda PRIVATE ${CUBLASLT_LIB} ${CUSPARSE_LIB} ${CMAKE_DL_LIBS})
-# Packing for size costs a good part of the compile time and leaves a twelfth of the bytes (nvcc's default: more than half), which is
-# worth it where the plug-in is kept. In the simulator every process would unpack it again.
+# Packing for size costs a good part of the compile time and leaves far fewer bytes than nvcc's default does, which is worth it
+# where the plug-in is kept. In the simulator every process would unpack it again.
 target_compile_options(leanformer_cuda PRIVATE
   $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr --extended-lambda -lineinfo $<IF:$<STREQUAL:${CUDA_RUNTIME},Shared>,--no-compress,--compress-mode=size>>
   $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${WERROR}>>:-Werror=all-warnings>)

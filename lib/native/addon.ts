@@ -28,7 +28,7 @@ function checkEnvironment(): void {
     throw new LeanformerError('ERR_ARGUMENT', `LEANFORMER_ISA is '${isa}', needs ${lesserSets.slice(0, -1).join(', ')} or ${lesserSets.at(-1)}`, hint)
   }
   if (threads && !(/^\d+$/.test(threads) && Number(threads) >= 1 && Number(threads) <= mostThreads)) {
-    const hint = 'unset it for as many threads as the process may use'
+    const hint = 'unset it for one thread a core'
     throw new LeanformerError('ERR_ARGUMENT', `LEANFORMER_THREADS is '${threads}', needs a whole number from 1 to ${mostThreads}`, hint)
   }
 }

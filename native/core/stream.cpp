@@ -108,7 +108,6 @@ void Stream::settle() {
 }
 
 void Stream::close() {
-  if (!backend_) return;
   if (waiter_.joinable()) {
     {
       std::lock_guard lock(wait_mutex_);
@@ -117,8 +116,10 @@ void Stream::close() {
     wait_wake_.notify_one();
     waiter_.join();
   }
-  call([this] { closing_ = true; });
-  thread_.join();
+  if (thread_.joinable()) {
+    call([this] { closing_ = true; });
+    thread_.join();
+  }
   for (const auto* works : {&queue_, &spare_}) {
     for (Work* work : *works) delete work;
   }

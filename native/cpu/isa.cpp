@@ -94,4 +94,10 @@ KernelFn find_kernel(const char* op) {
   return nullptr;
 }
 
+KernelFn find_bf16_kernel(const char* tiles, const char* pairs, int64_t width) {
+  if (bf16_unit() == Bf16Unit::kTiles && width % 32 == 0) return find_kernel(tiles);
+  if (bf16_unit() != Bf16Unit::kNone && width % 2 == 0) return find_kernel(pairs);
+  return nullptr;
+}
+
 }  // namespace lf::cpu

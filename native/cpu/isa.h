@@ -15,5 +15,7 @@ const char* isa_name();  // "plain", "avx2", "avx512", "avx512-bf16", "amx"
 
 void register_kernel(const char* op, int isa, KernelFn kernel);
 KernelFn find_kernel(const char* op);  // the best registered one that isa_level() allows, or nullptr
+// Of a kernel's two variants for bf16, the one for this machine's unit and heads of that width; nullptr where neither serves.
+KernelFn find_bf16_kernel(const char* tiles, const char* pairs, int64_t width);
 
 }  // namespace lf::cpu

@@ -58,7 +58,7 @@ class Pool {
  public:
   Pool() {
     const char* wish = std::getenv("LEANFORMER_THREADS");
-    wanted_ = std::clamp(wish ? std::atoi(wish) : usable_cores(), 1, kMaxThreads);
+    wanted_ = std::clamp(wish && *wish ? std::atoi(wish) : usable_cores(), 1, kMaxThreads);
   }
 
   int threads() const { return wanted_.load(std::memory_order_relaxed); }

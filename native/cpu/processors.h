@@ -4,7 +4,7 @@
 namespace lf::cpu {
 
 // The cores that it may run on, and no more than its share of time (a container's limit), rounded up. Two threads of one core
-// share its arithmetic units, and AMX then does less than half of what it does for one. At least 1.
+// share its arithmetic units. At least 1.
 int usable_cores();
 
 }  // namespace lf::cpu

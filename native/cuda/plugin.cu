@@ -41,7 +41,6 @@ int32_t fail(char* error, const char* what, cudaError_t code) {
 
 Stream& self(void* stream) { return *static_cast<Stream*>(stream); }
 
-
 void* allocate_slab(void*, int64_t bytes) {
   void* slab = nullptr;
   if (cudaMalloc(&slab, static_cast<size_t>(bytes)) == cudaSuccess) return slab;

@@ -370,23 +370,10 @@ int32_t backward(const KernelArgs* args) {
   return kOk;
 }
 
-// The kernel for machines with bf16 instructions (attention_pairs.inl), where this is one and the shape suits it.
-KernelFn with_bf16_instructions([[maybe_unused]] const char* tiles, [[maybe_unused]] const char* pairs,
-                                [[maybe_unused]] const TensorView& q, [[maybe_unused]] const TensorView& k,
-                                [[maybe_unused]] const KernelArgs* args) {
-#if LF_ISA == LF_ISA_AVX512
-  const int64_t width = shape_of(args, q, k).width;
-  if (cpu::bf16_unit() == cpu::Bf16Unit::kTiles && width % 32 == 0) return cpu::find_kernel(tiles);
-  if (cpu::bf16_unit() != cpu::Bf16Unit::kNone && width % 2 == 0) return cpu::find_kernel(pairs);
-#endif
-  return nullptr;
-}
-
 int32_t attention(const KernelArgs* args) {
-  if (args->inputs[0].dtype == DType::kBF16) {
-    if (const KernelFn run = with_bf16_instructions("attention.tiles", "attention.pairs", args->inputs[0], args->inputs[1], args)) {
-      return run(args);
-    }
+  const TensorView &q = args->inputs[0], &k = args->inputs[1];
+  if (q.dtype == DType::kBF16) {
+    if (const KernelFn run = cpu::find_bf16_kernel("attention.tiles", "attention.pairs", shape_of(args, q, k).width)) return run(args);
   }
   switch (args->inputs[0].dtype) {
     case DType::kF32: return forward<float, float>(args);
@@ -397,11 +384,10 @@ int32_t attention(const KernelArgs* args) {
 }
 
 int32_t attention_backward(const KernelArgs* args) {
-  if (args->inputs[1].dtype == DType::kBF16) {
-    if (const KernelFn run = with_bf16_instructions("attention_backward.tiles", "attention_backward.pairs", args->inputs[1],
-                                                    args->inputs[2], args)) {
-      return run(args);
-    }
+  const TensorView &q = args->inputs[1], &k = args->inputs[2];
+  if (q.dtype == DType::kBF16) {
+    const int64_t width = shape_of(args, q, k).width;
+    if (const KernelFn run = cpu::find_bf16_kernel("attention_backward.tiles", "attention_backward.pairs", width)) return run(args);
   }
   switch (args->inputs[1].dtype) {
     case DType::kF32: return backward<float, float>(args);

@@ -304,23 +304,15 @@ int32_t backward(const KernelArgs* args) {
   return kOk;
 }
 
-// The kernel for machines with bf16 instructions (block_sparse_attention_pairs.inl), where this is one and the shape suits it.
-// `q` is the position of q among the inputs.
-KernelFn with_bf16_instructions([[maybe_unused]] const char* tiles, [[maybe_unused]] const char* pairs,
-                                [[maybe_unused]] const KernelArgs* args, [[maybe_unused]] int q) {
-#if LF_ISA == LF_ISA_AVX512
-  const int64_t width = args->inputs[q].shape[3];
-  if (args->inputs[q].dtype != DType::kBF16 || args->integer(2) % 32 != 0) return nullptr;
-  if (cpu::bf16_unit() == cpu::Bf16Unit::kTiles && width % 32 == 0) return cpu::find_kernel(tiles);
-  if (cpu::bf16_unit() != cpu::Bf16Unit::kNone && width % 2 == 0) return cpu::find_kernel(pairs);
-#endif
-  return nullptr;
+// The kernel for machines with bf16 instructions (block_sparse_attention_pairs.inl), where this is one and q suits it.
+KernelFn bf16_kernel(const char* tiles, const char* pairs, const KernelArgs* args, const TensorView& q) {
+  const bool suits = q.dtype == DType::kBF16 && args->integer(2) % 32 == 0;
+  return suits ? cpu::find_bf16_kernel(tiles, pairs, q.shape[3]) : nullptr;
 }
 
 int32_t block_sparse_attention(const KernelArgs* args) {
-  if (const KernelFn run = with_bf16_instructions("block_sparse_attention.tiles", "block_sparse_attention.pairs", args, 0)) {
-    return run(args);
-  }
+  const KernelFn run = bf16_kernel("block_sparse_attention.tiles", "block_sparse_attention.pairs", args, args->inputs[0]);
+  if (run) return run(args);
   switch (args->inputs[0].dtype) {
     case DType::kF32: return forward<float, float>(args);
     case DType::kF16: return forward<f16, float>(args);
@@ -330,10 +322,9 @@ int32_t block_sparse_attention(const KernelArgs* args) {
 }
 
 int32_t block_sparse_attention_backward(const KernelArgs* args) {
-  if (const KernelFn run = with_bf16_instructions("block_sparse_attention_backward.tiles", "block_sparse_attention_backward.pairs",
-                                                  args, 1)) {
-    return run(args);
-  }
+  const KernelFn run =
+      bf16_kernel("block_sparse_attention_backward.tiles", "block_sparse_attention_backward.pairs", args, args->inputs[1]);
+  if (run) return run(args);
   switch (args->inputs[1].dtype) {
     case DType::kF32: return backward<float, float>(args);
     case DType::kF16: return backward<f16, float>(args);

@@ -2,8 +2,9 @@
 //   y[i, j] = (sum_k (a[i, k] - z[i]) b[j, k]) (s[i] t[j]) + bias[j].
 // a [..., k] with scales s and zero points z, one a row or one in all; b [n, k] with scales t, one a row or one in all. Sums
 // must fit in i32: k up to 65536. quantize_rows: codes of each row by its largest magnitude, s = max |x| / top, x / s to even.
-// Bound by multiply-adds: tiles of AMX (int8_matmul_amx.cpp), four a lane with the VNNI instructions, two with AVX2, one elsewhere. Rows of A are shifted by 128
-// for VNNI, which wants unsigned codes there; that and the zero points are one correction by the row sums of B.
+// Bound by multiply-adds: tiles of AMX (int8_matmul_amx.cpp), four a lane with the VNNI instructions, two with AVX2, one
+// elsewhere. Rows of A are shifted by 128 for VNNI, which wants unsigned codes there; that and the zero points are one
+// correction by the row sums of B.
 // Source: Dettmers et al., arXiv 2208.07339; Wortsman et al., arXiv 2304.13013.
 #ifdef LF_SCHEMA_PASS
 #include "core/op.h"
@@ -149,23 +150,23 @@ LF_INLINE Wide add_pairs(Wide sum, Wide a, Wide b) { return _mm256_add_epi32(sum
 #endif
 
 // Two functions of one text: the second is for machines with the VNNI instructions, which nothing else here may use.
-#define LF_MULTIPLY(name, attributes, add)                                                              \
-  attributes void name(const Int8Shape& s, const uint32_t* a, const uint32_t* b, int32_t* out) {            \
-    Wide sums[kRows][kNV];                                                                                \
-    _Pragma("GCC unroll 16") for (int i = 0; i < kRows; ++i) {                                            \
-      _Pragma("GCC unroll 4") for (int j = 0; j < kNV; ++j) sums[i][j] = zero_wide();                   \
-    }                                                                                                   \
-    for (int64_t u = 0; u < s.units; ++u) {                                                             \
-      Wide columns[kNV];                                                                                \
-      _Pragma("GCC unroll 4") for (int j = 0; j < kNV; ++j) columns[j] = load_wide(b + u * kNR + j * kVf); \
-      _Pragma("GCC unroll 16") for (int i = 0; i < kRows; ++i) {                                          \
-        const Wide row = splat_wide(a[i * s.stride + u]);                                               \
-        _Pragma("GCC unroll 4") for (int j = 0; j < kNV; ++j) sums[i][j] = add(sums[i][j], row, columns[j]); \
-      }                                                                                                 \
-    }                                                                                                   \
-    _Pragma("GCC unroll 16") for (int i = 0; i < kRows; ++i) {                                            \
-      _Pragma("GCC unroll 4") for (int j = 0; j < kNV; ++j) store_wide(out + i * kNR + j * kVf, sums[i][j]); \
-    }                                                                                                   \
+#define LF_MULTIPLY(name, attributes, add)                                                               \
+  attributes void name(const Int8Shape& s, const uint32_t* a, const uint32_t* b, int32_t* out) {         \
+    Wide sums[kRows][kNV];                                                                               \
+    _Pragma("GCC unroll 16") for (int i = 0; i < kRows; ++i) {                                           \
+      _Pragma("GCC unroll 4") for (int j = 0; j < kNV; ++j) sums[i][j] = zero_wide();                    \
+    }                                                                                                    \
+    for (int64_t u = 0; u < s.units; ++u) {                                                              \
+      Wide columns[kNV];                                                                                 \
+      _Pragma("GCC unroll 4") for (int j = 0; j < kNV; ++j) columns[j] = load_wide(b + u * kNR + j * kVf);\
+      _Pragma("GCC unroll 16") for (int i = 0; i < kRows; ++i) {                                         \
+        const Wide row = splat_wide(a[i * s.stride + u]);                                                \
+        _Pragma("GCC unroll 4") for (int j = 0; j < kNV; ++j) sums[i][j] = add(sums[i][j], row, columns[j]);\
+      }                                                                                                  \
+    }                                                                                                    \
+    _Pragma("GCC unroll 16") for (int i = 0; i < kRows; ++i) {                                           \
+      _Pragma("GCC unroll 4") for (int j = 0; j < kNV; ++j) store_wide(out + i * kNR + j * kVf, sums[i][j]);\
+    }                                                                                                    \
   }
 LF_MULTIPLY(multiply_pairs, , add_pairs)
 LF_MULTIPLY(multiply_quads, __attribute__((target(LF_VNNI_TARGET), noinline)), LF_VNNI)

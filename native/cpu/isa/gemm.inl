@@ -253,9 +253,7 @@ struct Product {
   }
 
   static Sum sum_row(const Unit* units, int64_t n) {
-    V sums{};
-    for_lanes<Sum>(n, [&](int64_t u, int64_t count) { sums += K::sums(units + u, count); });
-    return reduce_add(sums);
+    return reduce_add(sum_lanes<Sum>(n, [&](int64_t u, int64_t count) { return K::sums(units + u, count); }));
   }
 
   // 16 pairs along k of 16 neighbours (rows of A or columns of B) that start at x, `ld` apart, of which `lines` are there and

@@ -3,7 +3,6 @@
 //   Registers   what must live around them
 //   kStrips     the rows or keys of a block that the border of a mask is followed in
 //   kRowDepth   the rows that an instruction takes along its inner axis
-//   kWidths     what the width of a head must be a multiple of
 //   by_rows, by_columns   C [m, n] f32 (+)= op(A) [m, 2 units] B [2 units, n], A by rows of pairs, or as [pair][row]
 #pragma once
 #include "cpu/isa/pairs.h"
@@ -29,7 +28,7 @@ struct SmallPairs {
 
 struct PairProducts {
   struct Registers {};
-  static constexpr int64_t kStrips = 16, kRowDepth = 2, kWidths = 2;
+  static constexpr int64_t kStrips = 16, kRowDepth = 2;
   static void by_rows(int64_t m, int64_t n, int64_t units, const Pair* a, int64_t lda, const Pair* b, int64_t ldb, float* c,
                       int64_t ldc, bool add) {
     small_product_of<false, SmallPairs>(m, n, units, a, lda, b, ldb, c, ldc, add);

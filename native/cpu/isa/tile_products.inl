@@ -8,7 +8,7 @@ namespace {
 
 struct TileProducts {
   using Registers = TileRegisters;
-  static constexpr int64_t kStrips = 32, kRowDepth = 32, kWidths = 32;
+  static constexpr int64_t kStrips = 32, kRowDepth = 32;
 
   // kTallTiles x kWideTiles tiles of C; units is a multiple of 16.
   template <int kTallTiles, int kWideTiles>
